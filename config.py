@@ -1,0 +1,218 @@
+"""Every setting of a run: one flat dataclass, the field docs are the `--help`, the defaults are the paper's Table 7.
+
+Only `train.py`, `eval/` and scripts read this object; functions elsewhere receive the values they need.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from dataclasses import dataclass
+from typing import Literal
+
+import tyro
+
+CELL = 32 * 32  # pixels of one merged vision token; Table 7 counts its budgets in these
+
+
+@dataclass
+class Config:
+    """CRPO: Counterfactual Relational Policy Optimization for Video LLMs (paper: arXiv 2605.21988)."""
+
+    # -- what runs ---------------------------------------------------------------------------------------------------
+    preset: Literal["paper", "toy"] = "paper"
+    """paper = Table 7; toy = the embedded world, small enough for two CPU cores. Other flags override either."""
+    method: Literal["crpo", "grpo"] = "crpo"
+    """Row of methods.py."""
+    model: str = "Qwen3-VL-4B"
+    """Folder of a Qwen3-VL checkpoint, or Qwen3-VL-2B / 4B / 8B (the hub's instruct checkpoint)."""
+    train_file: str = ""
+    """Rows to train on: JSON or JSONL in Video-R1's format, optionally with task_type, start, end."""
+    eval_file: str = ""
+    """Paired rows (pair_id, side, subtask) to evaluate before, during and after; empty = no evaluation."""
+    data_root: str = ""
+    """Folder that `path` of each row is relative to, and may not leave; empty = the folder of the file."""
+    run_dir: str = "runs/run"
+    """Everything a run writes."""
+    seed: int = 0
+    """Seeds the order of questions, the coin of each transform and every rollout."""
+    max_steps: int = 0
+    """Rounds to run (a round = one generation); 0 = one epoch."""
+    save_every: int = 20
+    """Rounds between checkpoints; 0 = only at the end."""
+    keep_checkpoints: int = 2
+    """Newest checkpoints kept."""
+    resume: Literal["auto", "never"] = "auto"
+    """auto = go on from the newest complete checkpoint of run_dir if there is one; never = refuse a used run_dir."""
+    eval_every: int = 20
+    """Rounds between evaluations; 0 = only before and after."""
+    samples_every: int = 5
+    """Rounds between filmstrips in TensorBoard and rows in samples.jsonl; 0 = none."""
+    toy_bias: float = 0.97
+    """Toy preset: how often the colour of a training clip gives the dynamic answer away."""
+    export: bool = True
+    """Write a Hugging Face folder at the end (run_dir/export)."""
+
+    # -- data --------------------------------------------------------------------------------------------------------
+    frames: int = 32
+    """Uniform frames per clip (inclusive linspace); Table 7."""
+    max_pixels: int = 2048 * CELL
+    """Pixel budget of a clip; Table 7. Two frames share one row of vision tokens, so 32 frames may hold twice this."""
+    min_frame_pixels: int = 16 * CELL
+    """Lower pixel budget of a frame; Table 7."""
+    max_frame_pixels: int = 768 * CELL
+    """Upper pixel budget of a frame; Table 7."""
+    null_option: Literal["video", "all", "off"] = "video"
+    """Which multiple-choice questions get "None of the above" in training (Sec. 3); the same for every method."""
+    flip: bool = True
+    """Horizontal flip may be drawn (Table 2, "w/o Spatial Flip" = --no-flip)."""
+    reverse: bool = True
+    """Temporal reversal may be drawn (Table 2, "w/o Temporal Reversal" = --no-reverse)."""
+    system_prompt: str = "paper"
+    """paper = App. B.1's text; anything else is used as it is (empty = no system turn)."""
+    answer_request: str = "paper"
+    """Last line of the user turn; paper = the donor recipe's request for a boxed answer."""
+
+    # -- rollout -----------------------------------------------------------------------------------------------------
+    questions: int = 128
+    """N, questions of a round over all ranks (Table 7: 4 per device x 32 x 8 steps / G)."""
+    rollouts: int = 8
+    """G, rollouts per group; Table 7."""
+    updates: int = 8
+    """Optimizer steps a round; its questions are split into this many mini-batches. Table 7, "generation steps"."""
+    temperature: float = 1.0
+    """Sampling temperature; the trainer divides its logits by it too."""
+    max_prompt_tokens: int = 8192
+    """Longest prompt, video tokens included; a longer one is quarantined, never cut. Table 7."""
+    max_completion_tokens: int = 2048
+    """Longest completion; Table 7."""
+    engine: Literal["vllm", "hf"] = "vllm"
+    """hf = plain transformers generation, for machines that vLLM does not support."""
+    tensor_parallel: int = 1
+    """Ranks that share one engine (paper: 8); must divide the ranks of a node."""
+    engine_memory: float = 0.45
+    """Fraction of GPU memory the engine may hold while awake; Table 7."""
+    engine_cpu_cache_mb: int = 256
+    """Size of the engine's KV cache on a machine without a GPU, in MiB."""
+    engine_sequences: int = 256
+    """Sequences the engine decodes at a time."""
+    engine_eager: bool = False
+    """Skip CUDA graphs (always skipped on a CPU)."""
+    sleep_level: Literal[0, 1, 2] = 1
+    """What the engine gives back while the trainer holds the GPU: 0 nothing, 1 weights to host memory, 2 drops them."""
+
+    # -- reward and advantage ----------------------------------------------------------------------------------------
+    lambda_d: float = 0.3
+    """lambda_d of Eq. 2 and 5, dynamic questions."""
+    lambda_s: float = 0.3
+    """lambda_s of Eq. 2 and 5, static questions."""
+    w_aug: float = 0.5
+    """w_aug of Eq. 3; 0 also takes the counterfactual branch out of the loss (Table 2)."""
+    crr: bool = True
+    """R_CRR (Table 2, "w/o R_CRR" = --no-crr)."""
+    behave: bool = True
+    """R_behave as an additive term (Table 2, "w/o R_behave" = --no-behave)."""
+    invalid_counts_as_change: bool = False
+    """Eq. 4 to the letter: an unreadable counterfactual answer has "changed"."""
+    strict_match: bool = False
+    """Upstream's answer match, where "A." and "A. text" are not "A"."""
+    lenient_format: bool = False
+    """Allow prose between and after the think block and the box (upstream's pattern)."""
+    advantage_eps: float = 1e-4
+    """Added to the standard deviation."""
+
+    # -- update ------------------------------------------------------------------------------------------------------
+    lr: float = 1e-6
+    """AdamW learning rate; constant after warm-up. Table 7."""
+    warmup_steps: int = 0
+    """Optimizer steps of linear warm-up (Table 7 names a warm-up, its donor recipe has none)."""
+    weight_decay: float = 0.01
+    """AdamW; Table 7 (betas .9, .999)."""
+    max_grad_norm: float = 1.0
+    """Table 7."""
+    clip_eps: float = 0.2
+    """epsilon of Eq. 6."""
+    kl_coef: float = 0.01
+    """beta, k3 KL against the frozen start model; 0 loads no reference. Table 7."""
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    """Compute type of trainer and engine; master weights, reductions and optimizer are float32 in either case."""
+    gradient_checkpointing: bool = True
+    """Recompute layers in the backward pass; Table 7."""
+    tokens_per_pack: int = 16384
+    """Packed tokens a forward pass may hold (at least one group always fits)."""
+    checksum_every: int = 50
+    """Rounds between comparisons of every engine tensor with the trainer's (always after the first sync); 0 = never."""
+    scripted_reward: bool = False
+    """Pay completions by a fixed rule on their text (share of even token ids) instead of their answer: a random model
+    earns nothing real, and this shows that gradients, sync and export work on your machine. Not training."""
+
+
+TOY = dict(
+    model="toy",
+    run_dir="runs/toy",
+    frames=8,
+    max_pixels=16 * CELL,
+    min_frame_pixels=4 * CELL,
+    max_frame_pixels=4 * CELL,
+    system_prompt="Think, then answer in \\boxed{}.",
+    answer_request="",
+    questions=12,
+    updates=1,
+    max_steps=40,
+    eval_every=10,
+    save_every=20,
+    max_prompt_tokens=512,
+    max_completion_tokens=32,
+    lr=2e-4,
+    gradient_checkpointing=False,
+    checksum_every=10,
+    engine_sequences=128,
+)
+PRESETS = {"paper": {}, "toy": TOY}
+
+
+def parse(args: list[str] | None = None) -> Config:
+    """Command line -> Config: the preset's values first, every other flag over them. Exits with one line on a mistake."""
+    preset, _ = tyro.cli(_Preset, args=args, return_unknown_args=True, add_help=False)
+    default = dataclasses.replace(Config(), preset=preset.preset, **PRESETS[preset.preset])
+    return tyro.cli(Config, args=args, default=default)
+
+
+@dataclass
+class _Preset:
+    preset: Literal["paper", "toy"] = "paper"
+
+
+def check(config: Config, ranks: int, ranks_per_node: int) -> None:
+    """Laws between settings; ValueError with one line that says what must hold, both values, and what to change."""
+    engines = ranks // max(config.tensor_parallel, 1)
+    laws = [
+        (config.rollouts >= 2, f"--rollouts must be at least 2 for a baseline; got {config.rollouts}"),
+        (
+            ranks_per_node % config.tensor_parallel == 0,
+            f"--tensor-parallel {config.tensor_parallel} must divide the {ranks_per_node} ranks of a node",
+        ),
+        (
+            config.updates >= 1 and config.questions % config.updates == 0,
+            f"--questions {config.questions} must be a multiple of --updates {config.updates}",
+        ),
+        (
+            config.questions >= ranks,
+            f"--questions {config.questions} a round must be at least the {ranks} ranks, so that each has one to train on",
+        ),
+        (engines * config.tensor_parallel == ranks, f"{ranks} ranks do not split into engines of {config.tensor_parallel}"),
+        (config.temperature > 0, f"--temperature must be positive; got {config.temperature}"),
+        (config.frames >= 2 and config.frames % 2 == 0, f"--frames must be even, two make one token row; got {config.frames}"),
+        (config.flip or config.reverse or config.method != "crpo", "crpo needs --flip or --reverse"),
+        (config.max_steps >= 0, f"--max-steps must not be negative; got {config.max_steps}"),
+    ]
+    for holds, line in laws:
+        if not holds:
+            raise ValueError(line)
+
+
+def save(config: Config, run_dir: str) -> None:
+    """Write the resolved settings to run_dir/config.json."""
+    with open(os.path.join(run_dir, "config.json"), "w") as file:
+        json.dump(dataclasses.asdict(config), file, indent=2)

@@ -1,0 +1,90 @@
+"""Chat text and processor inputs: the one place that turns a question and a view into what the model reads.
+
+Trainer and engine are both fed from here, so their token ids and pixels are identical (facts: docs of `rollout.py`).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from transformers.video_utils import VideoMetadata
+
+from episode import Prompt, Question, View
+
+# Paper App. B.1, "Training System Prompt", verbatim.
+SYSTEM_PROMPT = (
+    "You are a helpful assistant. FIRST, think through the reasoning process as an internal monologue, and THEN "
+    "provide the final answer. The reasoning process MUST be enclosed within <think> </think> tags, and the final "
+    "answer MUST be wrapped in \\boxed{}."
+)
+ANSWER_REQUEST = "Put your final answer in \\boxed{}."
+NULL_OPTION = "None of the above"
+
+
+def question_text(question: Question, answer_request: str = ANSWER_REQUEST) -> str:
+    """The user turn's text: problem, one option per line, and the request for a boxed answer (empty to leave out)."""
+    lines = [question.problem]
+    if question.options:
+        lines += ["Options:", *question.options]
+    if answer_request:
+        lines.append(answer_request)
+    return "\n".join(lines)
+
+
+def build_prompt(
+    processor, question: Question, view: View | None, *, system_prompt: str = SYSTEM_PROMPT,
+    answer_request: str = ANSWER_REQUEST,
+) -> Prompt:
+    """Render the chat template with the video before the text (as the donor recipe does) and the reply opened."""
+    content = [{"type": "text", "text": question_text(question, answer_request)}]
+    if view is not None:
+        content.insert(0, {"type": "video"})
+    messages = [{"role": "user", "content": content}]
+    if system_prompt:
+        messages.insert(0, {"role": "system", "content": [{"type": "text", "text": system_prompt}]})
+    return Prompt(processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False), view)
+
+
+def video_metadata(view: View) -> dict:
+    """Metadata both processors need to write the timestamps; without it they guess 24 fps or refuse."""
+    return {
+        "fps": view.fps,
+        "duration": view.source_frames / view.fps,
+        "total_num_frames": view.source_frames,
+        "frames_indices": list(view.frame_indices),
+        "video_backend": "opencv",
+    }
+
+
+def frames_thwc(view: View) -> np.ndarray:
+    """uint8 (F, H, W, 3): the layout both processors take; bytes, so that neither side rounds a float."""
+    return np.ascontiguousarray(view.frames.permute(0, 2, 3, 1).numpy())
+
+
+def processor_inputs(processor, prompt: Prompt) -> dict:
+    """Token ids and patches of one prompt for the trainer: `input_ids` (1, P), `mm_token_type_ids` (1, P) and, with
+    a view, `pixel_values_videos` (patches, dim) and `video_grid_thw` (1, 3).
+
+    Raises ValueError if the processor would resize the frames: then its pixel budget and `--*-pixels` disagree and
+    the counterfactual would no longer be a pure transform of the same pixels.
+    """
+    if prompt.view is None:
+        return dict(processor(text=[prompt.text], return_tensors="pt", return_mm_token_type_ids=True))
+    inputs = dict(
+        processor(
+            text=[prompt.text],
+            videos=[frames_thwc(prompt.view)],
+            video_metadata=[VideoMetadata(**video_metadata(prompt.view))],
+            do_sample_frames=False,
+            return_tensors="pt",
+            return_mm_token_type_ids=True,
+        )
+    )
+    height, width = prompt.view.frames.shape[-2:]
+    patch = processor.video_processor.patch_size
+    grid = inputs["video_grid_thw"][0].tolist()
+    if grid[1:] != [height // patch, width // patch]:
+        raise ValueError(
+            f"the processor resized {width}x{height} frames to {grid[2] * patch}x{grid[1] * patch}: its `size` must "
+            "hold the frames as sampled; raise `longest_edge` in the model's video processor or lower --max-pixels"
+        )
+    return inputs

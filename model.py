@@ -1,0 +1,190 @@
+"""The Qwen3-VL policy: load, freeze, encode prompts, and completion log-probs of packed groups.
+
+The same class serves the trained policy and the frozen reference. It is the FSDP root, so everything inside `forward`
+sees whole parameters.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+from transformers import AutoProcessor, Qwen3VLForConditionalGeneration
+
+from data.prompts import processor_inputs
+from episode import Group, Prompt
+from packing import PackedRow, attention_mask, pack
+
+HUB_NAMES = {f"Qwen3-VL-{size}": f"Qwen/Qwen3-VL-{size}-Instruct" for size in ("2B", "4B", "8B")}
+# Tokens a completion must never hold: a sampled placeholder would be counted as a video feature by the trainer's forward.
+BANNED_TOKENS = ("<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>", "<|vision_pad|>")
+BAN_BIAS = -100.0
+LOGIT_CHUNK = 1024  # completion rows whose logits exist at a time: 1024 x 152k float32 = 0.6 GB
+
+
+@dataclass(frozen=True)
+class EncodedPrompt:
+    """A prompt as the trainer's forward needs it."""
+
+    ids: tuple[int, ...]
+    """(P,) expanded."""
+    positions: torch.Tensor
+    """int64 (3, P), MRoPE."""
+    pixels: torch.Tensor | None
+    """float32 (patches, dim), or None for text."""
+    grid: torch.Tensor | None
+    """int64 (1, 3): temporal, height, width in patches."""
+
+
+@dataclass(frozen=True)
+class PackedInputs:
+    """One forward pass: a packed row and the patches of its clips, in order of group."""
+
+    row: PackedRow
+    pixels: torch.Tensor | None
+    """(patches of all clips, dim)."""
+    grid: torch.Tensor | None
+    """(clips, 3)."""
+
+
+def resolve_checkpoint(name: str) -> str:
+    """A folder, or one of HUB_NAMES found in the local cache or on the hub -> a local folder.
+
+    Raises ValueError with one line where it cannot be had.
+    """
+    if os.path.isfile(os.path.join(name, "config.json")):
+        return name
+    if os.path.isdir(name):
+        raise ValueError(f"--model {name}: the folder holds no config.json; give the folder of a Hugging Face checkpoint")
+    if name not in HUB_NAMES and "/" not in name:
+        raise ValueError(f"--model {name}: neither a folder nor one of {', '.join(HUB_NAMES)}")
+    from huggingface_hub import snapshot_download  # only here: a local folder needs no hub
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    repo = HUB_NAMES.get(name, name)
+    try:
+        return snapshot_download(repo, allow_patterns=["*.json", "*.safetensors", "*.txt", "*.jinja"])
+    except (LocalEntryNotFoundError, HfHubHTTPError, ConnectionError) as error:
+        raise ValueError(
+            f"--model {name}: {repo} is neither in the local Hugging Face cache nor to be had from the hub "
+            f"({type(error).__name__}); download it where there is a network and pass its folder"
+        ) from error
+
+
+def load_processor(folder: str):
+    """The checkpoint's Qwen3VLProcessor."""
+    return AutoProcessor.from_pretrained(folder)
+
+
+def load_policy(folder: str, *, temperature: float = 1.0, gradient_checkpointing: bool = False) -> Policy:
+    """Policy on the CPU in the checkpoint's own type, with the vision tower frozen (Table 7); mergers and LLM train."""
+    hf = Qwen3VLForConditionalGeneration.from_pretrained(folder, dtype="auto", attn_implementation="sdpa")
+    processor = load_processor(folder)
+    banned = [i for i in map(processor.tokenizer.convert_tokens_to_ids, BANNED_TOKENS) if i is not None]
+    policy = Policy(hf, banned, temperature)
+    for module in policy.frozen_modules():
+        module.requires_grad_(False)
+    if gradient_checkpointing:
+        # Not re-entrant: FSDP's hooks run again in the recomputation, and frozen inputs still let gradients through.
+        hf.model.language_model.gradient_checkpointing_enable({"use_reentrant": False})
+    return policy
+
+
+class Policy(nn.Module):
+    """A Qwen3-VL whose forward gives completion log-probs of packed groups."""
+
+    def __init__(self, hf: Qwen3VLForConditionalGeneration, banned_ids: Sequence[int], temperature: float):
+        super().__init__()
+        self.hf = hf
+        self.banned_ids = tuple(banned_ids)
+        self.temperature = temperature
+
+    def frozen_modules(self) -> list[nn.Module]:
+        """The vision encoder without its mergers (Table 7, "Tunable modules")."""
+        visual = self.hf.model.visual
+        return [visual.patch_embed, visual.pos_embed, *visual.blocks]
+
+    def layers(self) -> list[nn.Module]:
+        return list(self.hf.model.language_model.layers)
+
+    def merger_parameters(self) -> list[nn.Parameter]:
+        visual = self.hf.model.visual
+        return [*visual.merger.parameters(), *visual.deepstack_merger_list.parameters()]
+
+    def encode(self, processor, prompt: Prompt) -> EncodedPrompt:
+        """Processor inputs and MRoPE positions of one prompt (CPU tensors)."""
+        inputs = processor_inputs(processor, prompt)
+        grid = inputs.get("video_grid_thw")
+        positions, _ = self.hf.model.get_rope_index(
+            inputs["input_ids"], mm_token_type_ids=inputs["mm_token_type_ids"], video_grid_thw=grid
+        )
+        ids = tuple(inputs["input_ids"][0].tolist())
+        return EncodedPrompt(ids, positions[:, 0], inputs.get("pixel_values_videos"), grid)
+
+    def forward(self, inputs: PackedInputs) -> tuple[torch.Tensor, torch.Tensor]:
+        """Packed groups -> float32 (C,) log-probs of the completion tokens and (C,) entropies (without gradient).
+
+        Under temperature and the token ban, that is: of the distribution the engine sampled from.
+        """
+        row = inputs.row
+        hidden_TD = self.hf.model(
+            input_ids=row.ids[None],
+            attention_mask=attention_mask(row),
+            position_ids=row.positions[:, None],
+            pixel_values_videos=inputs.pixels,
+            video_grid_thw=inputs.grid,
+            use_cache=False,
+        ).last_hidden_state[0]
+        logps_C, entropies_C = self._completion_logps(hidden_TD[row.logit_rows], row.targets)
+        if inputs.pixels is None and torch.is_grad_enabled():
+            # A pack of text alone leaves the mergers without a gradient, and the ranks' reductions would not match.
+            logps_C = logps_C + 0.0 * sum(parameter.sum() for parameter in self.merger_parameters())
+        return logps_C, entropies_C
+
+    def _completion_logps(self, hidden_CD: torch.Tensor, targets_C: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Log-probs and entropies in chunks of rows; a chunk's logits are recomputed in the backward pass."""
+        bias_V = torch.zeros(self.hf.lm_head.weight.shape[0], device=hidden_CD.device)
+        bias_V[list(self.banned_ids)] = BAN_BIAS
+
+        def chunk_logps(hidden: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            logits = (self.hf.lm_head(hidden).float() + bias_V) / self.temperature
+            logps = torch.log_softmax(logits, dim=-1)
+            with torch.no_grad():
+                entropies = -(logps.exp() * logps).sum(-1)
+            return logps.gather(-1, targets[:, None])[:, 0], entropies
+
+        chunks = [
+            checkpoint(chunk_logps, hidden, targets, use_reentrant=False)
+            for hidden, targets in zip(hidden_CD.split(LOGIT_CHUNK), targets_C.split(LOGIT_CHUNK), strict=True)
+        ]
+        return torch.cat([logps for logps, _ in chunks]), torch.cat([entropies for _, entropies in chunks])
+
+
+def pack_groups(groups: Sequence[Group], encoded: Sequence[EncodedPrompt], device: torch.device) -> PackedInputs:
+    """Groups and their encoded prompts -> one row on the device."""
+    row = pack(
+        [e.ids for e in encoded],
+        [e.positions for e in encoded],
+        [[rollout.ids for rollout in group.rollouts] for group in groups],
+    )
+    row = PackedRow(*(v.to(device) if isinstance(v, torch.Tensor) else v for v in vars(row).values()))
+    pixels = [e.pixels for e in encoded if e.pixels is not None]
+    grids = [e.grid for e in encoded if e.grid is not None]
+    return PackedInputs(
+        row, torch.cat(pixels).to(device) if pixels else None, torch.cat(grids).to(device) if grids else None
+    )
+
+
+def packed_tokens(group: Group) -> int:
+    """Row length of one group: its prompt once and its completions."""
+    return len(group.prompt_ids) + sum(len(rollout.ids) for rollout in group.rollouts)
+
+
+def trainer_names(parameters):
+    """Strip the wrapper's prefix: (name, tensor) of Policy -> (Hugging Face name, tensor)."""
+    for name, tensor in parameters:
+        yield name.removeprefix("hf."), tensor

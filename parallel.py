@@ -1,0 +1,113 @@
+"""torchrun set-up, FSDP2 in one function, the gather for weight sync, and the few collectives the loop needs.
+
+Who does what over ranks stands here and in the banners of `train.py`; no other file touches a process group.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+
+
+def start(timeout_minutes: float = 30.0) -> torch.device:
+    """Join torchrun's process group (or make one of a single rank) and pick this rank's device.
+
+    Must come before the engine is built: vLLM adopts an existing default group, but refuses to have one made after it.
+    """
+    for name, value in dict(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", LOCAL_WORLD_SIZE="1").items():
+        os.environ.setdefault(name, value)
+    os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
+    os.environ.setdefault("MASTER_PORT", "0" if os.environ["WORLD_SIZE"] == "1" else "29500")
+    if torch.cuda.is_available():
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(device)
+        backend = "cpu:gloo,cuda:nccl"  # gloo beside nccl carries the small Python objects without touching the GPU
+    else:
+        device, backend = torch.device("cpu"), "gloo"
+    dist.init_process_group(backend, timeout=timedelta(minutes=timeout_minutes))
+    return device
+
+
+def is_main() -> bool:
+    return not dist.is_initialized() or dist.get_rank() == 0
+
+
+def print_main(*args) -> None:
+    """The only printer of a distributed run."""
+    if is_main():
+        print(*args, flush=True)
+
+
+def gather_objects(value: object) -> list:
+    """Small picklable Python values of every rank, in rank order. All ranks take part."""
+    values = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def all_ranks_max(value: int) -> int:
+    return max(gather_objects(value))
+
+
+# -- FSDP2 -------------------------------------------------------------------------------------------------------------
+
+
+def shard(
+    policy: nn.Module, layers: list[nn.Module], replicated: list[nn.Module], device: torch.device, dtype: torch.dtype
+) -> DeviceMesh:
+    """Wrap `policy` for FSDP2 over all ranks, in place.
+
+    policy: the root unit. It keeps what is used outside the layers (embeddings, head, norms, mergers), so that tied
+        embeddings stay one parameter and a rank whose pack has no video still runs the same collectives.
+    layers: one unit each, resharded after use.
+    replicated: frozen modules, kept whole on every rank in the compute type: never gathered, never reduced.
+    dtype: compute type; the sharded master weights and the gradient reductions are float32.
+    """
+    mesh = init_device_mesh(device.type, (dist.get_world_size(),), mesh_dim_names=("data",))
+    precision = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
+    ignored = {parameter for module in replicated for parameter in module.parameters()}
+    for module in replicated:
+        module.to(device=device, dtype=dtype)
+    for layer in layers:  # one layer at a time: float32 masters of the whole model never stand on one device
+        layer.to(device=device, dtype=torch.float32)
+        fully_shard(layer, mesh=mesh, mp_policy=precision, reshard_after_forward=True)
+    for parameter in policy.parameters():
+        if parameter not in ignored and not hasattr(parameter, "full_tensor"):
+            parameter.data = parameter.data.to(device=device, dtype=torch.float32)
+    for buffer in policy.buffers():
+        buffer.data = buffer.data.to(device)
+    fully_shard(policy, mesh=mesh, mp_policy=precision, ignored_params=ignored)
+    return mesh
+
+
+def gather_parameters(policy: nn.Module, dtype: torch.dtype) -> Iterator[tuple[str, torch.Tensor]]:
+    """Every parameter whole and in the compute type, one FSDP unit at a time. All ranks must exhaust it together.
+
+    Each tensor is fresh memory: the engine keeps references until a fused layer (q, k, v) is complete, and a reused
+    buffer would corrupt it silently.
+    """
+    units = [(name, module) for name, module in policy.named_modules() if isinstance(module, FSDPModule)]
+    done: set[str] = set()
+    for prefix, unit in sorted(units, key=lambda item: -item[0].count(".")):  # leaves first, the root last
+        unit.unshard()
+        whole = []
+        for name, parameter in unit.named_parameters():
+            full_name = f"{prefix}.{name}" if prefix else name
+            if full_name in done or hasattr(parameter, "full_tensor"):
+                continue  # a DTensor here belongs to a unit that is still sharded
+            done.add(full_name)
+            whole.append((full_name, parameter.detach().to(dtype, copy=True)))
+        unit.reshard()
+        yield from whole
+
+
+def undo_fsdp_mean(loss: torch.Tensor) -> torch.Tensor:
+    """FSDP averages gradients over ranks; Eq. 6's denominator already counts all ranks. Cancelled here and only here."""
+    return loss * dist.get_world_size()

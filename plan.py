@@ -1,0 +1,135 @@
+"""The round's plan: which questions, which views, who generates and who trains which group. Phase A of `train.py`.
+
+Every rank holds the same plan and decodes only what its own engine will read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch.distributed as dist
+
+from data.dataset import QuestionCursor
+from data.video import ClipError
+from episode import Prompt, Question, View
+from methods import Method, RewardSettings
+from model import EncodedPrompt, Policy
+from parallel import gather_objects
+from transforms import IDENTITY, TRANSFORMS, visit_rng
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One group of the round before it is sampled."""
+
+    question: Question
+    epoch: int
+    """Pass over the file that this visit belongs to."""
+    branch: int
+    """0 original, 1 second view."""
+    transform: str
+    """Name in transforms.TRANSFORMS."""
+    mini_batch: int
+    """Optimizer step of the round that trains it."""
+    trained: bool
+    """False: generated for rewards only."""
+    seed: int
+    """Of its request to the engine."""
+
+
+@dataclass(frozen=True)
+class Planner:
+    """Turns visits of questions into plans; the same settings on every rank."""
+
+    method: Method
+    rewards: RewardSettings
+    allowed: tuple[str, ...]
+    """Transforms that may be drawn."""
+    mini_batch_questions: int
+    seed: int
+
+    def plan(self, visits: list[tuple[int, Question]]) -> list[Planned]:
+        """(epoch, question) visits -> groups ordered by mini-batch, then branch, then question.
+
+        In that order groups are dealt to engines in turn, so that every rank trains as much as the next and the two
+        branches of a question, which must meet in one mini-batch, need not meet on one rank.
+        """
+        plan = []
+        for at, (epoch, question) in enumerate(visits):
+            branches = [(IDENTITY, True)]
+            rng = visit_rng(self.seed, epoch, question.id)
+            if second := self.method.second_view(question, rng, self.allowed):
+                branches.append((second, self.method.train_second(self.rewards)))
+            for branch, (transform, trained) in enumerate(branches):
+                seed = visit_rng(self.seed, epoch, f"{question.id}/rollouts of branch {branch}").getrandbits(31)
+                mini_batch = at // self.mini_batch_questions
+                plan.append(Planned(question, epoch, branch, transform, mini_batch, trained, seed))
+        return sorted(plan, key=lambda item: (item.mini_batch, item.branch))
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Questions -> what the policy reads."""
+
+    view: Callable[[Question], View | None]
+    """Decode and sample the clip; ClipError where it cannot be read; None for text."""
+    render: Callable[[Question, View | None], Prompt]
+    max_prompt_tokens: int
+
+
+def draw(
+    planner: Planner, cursor: QuestionCursor, questions: int, reader: Reader, policy: Policy, processor, tensor_parallel: int
+) -> tuple[list[Planned], dict[int, tuple[Prompt, EncodedPrompt]], dict[str, str]]:
+    """-> the plan, this engine's prompts by their index in it, and newly quarantined question ids with the reason.
+
+    A clip that cannot be read, or is too long, is quarantined and the cursor's next question takes its place. Ranks
+    agree on that before anyone generates, so their plans stay alike. All ranks take part.
+    """
+    visits = cursor.take(questions)
+    views: dict[tuple[int, str], View | None] = {}
+    quarantined: dict[str, str] = {}
+    while True:
+        plan = planner.plan(visits)
+        built, failures = {}, {}
+        for i in engine_groups(len(plan), tensor_parallel):
+            item = plan[i]
+            key = (item.epoch, item.question.id)
+            try:
+                if key not in views:
+                    views[key] = reader.view(item.question)
+            except ClipError as error:
+                failures[item.question.id] = str(error)
+                continue
+            prompt = reader.render(item.question, transformed(views[key], item))
+            encoded = policy.encode(processor, prompt)
+            if len(encoded.ids) > reader.max_prompt_tokens:
+                failures[item.question.id] = (
+                    f"its prompt has {len(encoded.ids)} tokens, --max-prompt-tokens is {reader.max_prompt_tokens}"
+                )
+            built[i] = (prompt, encoded)
+        failed = {key: reason for part in gather_objects(failures) for key, reason in part.items()}
+        if not failed:
+            return plan, built, quarantined
+        quarantined |= failed
+        for question_id, reason in failed.items():
+            cursor.quarantine(question_id, reason)
+        visits = [visit if visit[1].id not in failed else cursor.take(1)[0] for visit in visits]
+
+
+def transformed(view: View | None, item: Planned) -> View | None:
+    """The planned look at a clip: same frames, same ascending timestamps, another order or orientation."""
+    if view is None:
+        return None
+    frames = TRANSFORMS[item.transform](view.frames, visit_rng(item.seed, item.epoch, item.question.id))
+    return replace(view, frames=frames, transform=item.transform)
+
+
+def engine_groups(groups: int, tensor_parallel: int) -> range:
+    """Indices of the groups this rank's engine generates."""
+    return range(dist.get_rank() // tensor_parallel, groups, dist.get_world_size() // tensor_parallel)
+
+
+def owned_groups(groups: int, tensor_parallel: int) -> range:
+    """Indices of the groups this rank trains on: its engine's, dealt out over the engine's ranks."""
+    return engine_groups(groups, tensor_parallel)[dist.get_rank() % tensor_parallel :: tensor_parallel]

@@ -1,0 +1,144 @@
+"""The paper, part 1: Eq. 1-5, and the rewards of the methods CRPO is compared with (App. B.3).
+
+Canonical answers in, rewards out. An answer is a canonical string (`verifiers.py`), or None where none could be read:
+such an answer is wrong, agrees with nothing, and (unless `invalid_counts_as_change`) has not "changed" either.
+
+G rollouts per branch. Every function is pure; every reward is a float32 tensor of shape (G,). Because Eq. 2 is gated on
+o_i = o*, its comparisons o_j^T against o_i are comparisons against o*: two bits per rollout carry all of Eq. 1-5.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+Answers = Sequence[str | None]
+Bits = Sequence[bool]
+
+
+@dataclass(frozen=True)
+class CrpoRewards:
+    """Both branches' rewards and the paper's terms, each (G,); the terms stand before w_aug."""
+
+    original: torch.Tensor
+    """Eq. 1."""
+    counterfactual: torch.Tensor
+    """Eq. 3."""
+    correct: torch.Tensor
+    """R_correct, the indicator in Eq. 1."""
+    crr_orig: torch.Tensor
+    """R_CRR^orig, Eq. 2."""
+    format: torch.Tensor
+    """R_format of the original branch."""
+    behave: torch.Tensor
+    """R_behave, Eq. 4 (logged also when `use_behave` leaves it out of the sum)."""
+    crr_aug: torch.Tensor
+    """R_CRR^aug, Eq. 5."""
+    cf_format: torch.Tensor
+    """R_format of the counterfactual branch."""
+
+
+def crpo_rewards(
+    answers: Answers,
+    cf_answers: Answers,
+    gold: str,
+    *,
+    dynamic: bool,
+    well_formed: Bits,
+    cf_well_formed: Bits,
+    lambda_d: float = 0.3,
+    lambda_s: float = 0.3,
+    w_aug: float = 0.5,
+    use_crr: bool = True,
+    use_behave: bool = True,
+    invalid_counts_as_change: bool = False,
+) -> CrpoRewards:
+    """Eq. 1-5 for one question: `answers` of the original branch, `cf_answers` of the counterfactual one.
+
+    `use_behave=False` drops the additive term of Eq. 3 and keeps it as the gate of Eq. 5 (Table 2, "w/o R_behave");
+    `invalid_counts_as_change=True` is Eq. 4 to the letter, where unreadable text differs from o* and is paid.
+    """
+    lam = (lambda_d if dynamic else lambda_s) if use_crr else 0.0
+    correct = _correct(answers, gold)  # I[o_i = o*]
+    behave = torch.tensor([float(_behaves(a, gold, dynamic, invalid_counts_as_change)) for a in cf_answers])  # Eq. 4
+    form, cf_form = _bits(well_formed), _bits(cf_well_formed)
+    _same_group("answers", correct, "well_formed", form)
+    _same_group("cf_answers", behave, "cf_well_formed", cf_form)
+    crr_orig = correct * lam * behave.mean()  # Eq. 2
+    crr_aug = behave * lam * correct.mean()  # Eq. 5
+    return CrpoRewards(
+        original=correct + crr_orig + form,  # Eq. 1
+        counterfactual=w_aug * (float(use_behave) * behave + crr_aug + cf_form),  # Eq. 3
+        correct=correct,
+        crr_orig=crr_orig,
+        format=form,
+        behave=behave,
+        crr_aug=crr_aug,
+        cf_format=cf_form,
+    )
+
+
+def grpo_rewards(answers: Answers, gold: str, *, well_formed: Bits) -> torch.Tensor:
+    """GRPO (App. B.3): R_correct + R_format."""
+    correct, form = _correct(answers, gold), _bits(well_formed)
+    _same_group("answers", correct, "well_formed", form)
+    return correct + form
+
+
+def t_grpo_rewards(
+    answers: Answers,
+    shuffled_answers: Answers,
+    gold: str,
+    *,
+    well_formed: Bits,
+    bonus: float = 0.3,
+    threshold: float = 1.0,
+) -> torch.Tensor:
+    """T-GRPO (App. B.3): GRPO, plus `bonus` on each correct rollout when p >= threshold * p_shuffled.
+
+    The paper's fair run uses ratio 1.0; Video-R1's code 0.8. The shuffled group is not trained on.
+    """
+    correct = _correct(answers, gold)
+    earns = correct.mean() >= threshold * _correct(shuffled_answers, gold).mean()
+    return grpo_rewards(answers, gold, well_formed=well_formed) + bonus * float(earns) * correct
+
+
+def arrow_rl_rewards(
+    answers: Answers,
+    reverse_answer: str | None,
+    gold: str,
+    *,
+    well_formed: Bits,
+    alpha: float = 0.25,
+    as_printed: bool = False,
+) -> torch.Tensor:
+    """ArrowRL: fidelity + alpha_i * (1 - I[o_i = reverse answer]) + format.
+
+    alpha is active when the reversed clip's answer differs from gold (the question feels the arrow of time). App. B.3
+    prints this condition inverted; `as_printed=True` follows the print. An unreadable reverse answer is no evidence:
+    alpha 0.
+    """
+    sensitive = reverse_answer is not None and (reverse_answer == gold) == as_printed
+    differs = torch.tensor([float(a != reverse_answer) for a in answers])
+    return grpo_rewards(answers, gold, well_formed=well_formed) + alpha * float(sensitive) * differs
+
+
+def _correct(answers: Answers, gold: str) -> torch.Tensor:
+    return torch.tensor([float(a is not None and a == gold) for a in answers])
+
+
+def _behaves(answer: str | None, gold: str, dynamic: bool, invalid_counts_as_change: bool) -> bool:
+    if answer is None:
+        return dynamic and invalid_counts_as_change
+    return (answer != gold) if dynamic else (answer == gold)
+
+
+def _bits(flags: Bits) -> torch.Tensor:
+    return torch.tensor([float(flag) for flag in flags])
+
+
+def _same_group(name_a: str, a: torch.Tensor, name_b: str, b: torch.Tensor) -> None:
+    if a.shape != b.shape or a.numel() == 0:
+        raise ValueError(f"{name_a} and {name_b} must be one non-empty group; got {a.numel()} and {b.numel()} rollouts")

@@ -1,0 +1,350 @@
+"""The engine that samples: colocated vLLM, one per group of tensor-parallel ranks; and a plain transformers engine.
+
+Both have the same face: `generate`, `sync`, `checksums`, `sleep`, `wake`. What the trainer must know:
+
+- a prompt is sent as text with ONE video placeholder; the engine expands it, and returns the ids it used. Ids expanded
+  before sending would be expanded twice without an error;
+- frames travel as uint8 with their metadata, never resampled by the engine;
+- log-probs are of the distribution sampled from (temperature and token ban applied);
+- after every weight sync the prefix, encoder and processor caches are dropped: each holds results of the old weights,
+  and a stale one shows in nothing but the trainer-engine gap.
+
+Build an engine after `parallel.start()` and keep it alive to the end of the process: vLLM's teardown destroys the
+trainer's process group.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from data.prompts import frames_thwc, processor_inputs, video_metadata
+from episode import Prompt, Rollout
+from model import BAN_BIAS
+
+NamedTensors = Iterable[tuple[str, torch.Tensor]]
+Checksum = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How completions are drawn; temperature 0 is greedy."""
+
+    n: int
+    """Completions per prompt (G)."""
+    temperature: float
+    max_tokens: int
+
+
+@dataclass(frozen=True)
+class Generated:
+    """One prompt's completions."""
+
+    prompt_ids: tuple[int, ...]
+    """(P,) expanded, as the engine saw them."""
+    rollouts: list[Rollout]
+    """n of them."""
+
+
+class Engine(Protocol):
+    def generate(self, prompts: Sequence[Prompt], seeds: Sequence[int], sampling: Sampling) -> list[Generated]:
+        """One request per prompt with its own seed; results in the order of `prompts`."""
+
+    def sync(self, parameters: NamedTensors) -> None:
+        """Take over every parameter (Hugging Face names, whole tensors) and drop all caches. All ranks take part."""
+
+    def checksums(self) -> dict[str, Checksum]:
+        """Checksum of the engine's own copy of every parameter, by Hugging Face name. All ranks take part."""
+
+    def sleep(self) -> None:
+        """Give the GPU to the trainer."""
+
+    def wake(self, what: str) -> None:
+        """Take back "weights" (before a sync) or "kv_cache" (before generating)."""
+
+
+def checksum(tensor: torch.Tensor) -> Checksum:
+    """Two exact integers of a tensor's bits. They add over shards, so a split tensor compares with the whole one."""
+    tensor = tensor.detach() + 0  # -0.0 -> 0.0: a copy read back through a matrix product has lost that sign
+    bits = tensor.contiguous().view({2: torch.int16, 4: torch.int32}[tensor.element_size()]).to(torch.int64)
+    return int(bits.sum()), int((bits * bits).sum())
+
+
+# -- vLLM --------------------------------------------------------------------------------------------------------------
+
+
+class VllmEngine:
+    """vLLM in this process, on this rank's device, tensor-parallel over `tensor_parallel` consecutive ranks."""
+
+    def __init__(
+        self,
+        folder: str,
+        *,
+        dtype: str,
+        banned_ids: Sequence[int],
+        max_tokens: int,
+        max_sequences: int,
+        frame_shape: tuple[int, int, int],
+        tensor_parallel: int = 1,
+        gpu_memory: float = 0.45,
+        cpu_cache_mb: int = 256,
+        eager: bool = False,
+        sleep_level: int = 1,
+        seed: int = 0,
+    ):
+        """`max_tokens`: prompt and completion together; `frame_shape`: (frames, height, width) of the largest clip."""
+        os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # external_launcher: the engine lives in this process
+        os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+        from vllm import LLM  # after the environment; and a machine without vLLM can still run --engine hf
+
+        on_gpu = torch.cuda.is_available()
+        frames, height, width = frame_shape
+        memory = {"gpu_memory_utilization": gpu_memory} if on_gpu else {"kv_cache_memory_bytes": cpu_cache_mb << 20}
+        with _keep_rng():
+            self.llm = LLM(
+                model=folder,
+                dtype=dtype,
+                seed=seed,
+                distributed_executor_backend="external_launcher",
+                tensor_parallel_size=tensor_parallel,
+                max_model_len=max_tokens,
+                max_num_seqs=max_sequences,
+                limit_mm_per_prompt={
+                    "image": 0,
+                    "video": {"count": 1, "num_frames": frames, "height": height, "width": width},
+                },
+                logprobs_mode="processed_logprobs",
+                enable_prefix_caching=True,
+                enforce_eager=eager or not on_gpu,
+                enable_sleep_mode=on_gpu and sleep_level > 0,
+                disable_log_stats=True,
+                **memory,
+                **({} if on_gpu else {"block_size": 32}),
+            )
+        self.bias = {int(i): BAN_BIAS for i in banned_ids}
+        self.tensor_parallel = tensor_parallel
+        self.sleep_level = sleep_level if on_gpu else 0
+        self.tokenizer = self.llm.get_tokenizer()
+
+    def generate(self, prompts: Sequence[Prompt], seeds: Sequence[int], sampling: Sampling) -> list[Generated]:
+        from vllm import SamplingParams
+
+        requests, params = [], []
+        for prompt, seed in zip(prompts, seeds, strict=True):
+            request = {"prompt": prompt.text}
+            if prompt.view is not None:
+                metadata = video_metadata(prompt.view) | {"do_sample_frames": False}
+                request["multi_modal_data"] = {"video": [(frames_thwc(prompt.view), metadata)]}
+            requests.append(request)
+            params.append(
+                SamplingParams(
+                    n=sampling.n,
+                    temperature=sampling.temperature,
+                    max_tokens=sampling.max_tokens,
+                    logprobs=0,  # of the sampled token only
+                    seed=seed,  # per request: without it, prompts share their noise and TP ranks can diverge
+                    logit_bias=self.bias,
+                )
+            )
+        outputs = self.llm.generate(requests, params, use_tqdm=False)
+        return [
+            Generated(tuple(out.prompt_token_ids), [self._rollout(completion) for completion in out.outputs])
+            for out in outputs
+        ]
+
+    def _rollout(self, completion) -> Rollout:
+        ids = tuple(completion.token_ids)
+        logps = [entry[token].logprob for entry, token in zip(completion.logprobs, ids, strict=True)]
+        text = self.tokenizer.decode(ids, skip_special_tokens=True)
+        return Rollout(ids, torch.tensor(logps, dtype=torch.float32), text, completion.finish_reason)
+
+    def sync(self, parameters: NamedTensors) -> None:
+        self.llm.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(parameters)})
+        self.llm.collective_rpc(_repack_tied_head)
+        self.drop_caches()
+
+    def drop_caches(self) -> None:
+        """Prefix cache (keys and values), encoder cache (merged vision features), processor cache (pixels)."""
+        self.llm.reset_prefix_cache()
+        self.llm.llm_engine.reset_encoder_cache()
+        self.llm.reset_mm_cache()
+
+    def checksums(self) -> dict[str, Checksum]:
+        (mine,) = self.llm.collective_rpc(_worker_checksums)
+        if self.tensor_parallel == 1:
+            return {name: (a, b) for name, (a, b, _) in mine.items()}
+        everyone: list = [None] * dist.get_world_size()
+        dist.all_gather_object(everyone, mine)
+        first = dist.get_rank() // self.tensor_parallel * self.tensor_parallel
+        peers = everyone[first : first + self.tensor_parallel]
+        wrap = 1 << 64  # int64 sums wrap; so does the sum of their shards
+        total = {}
+        for name, (a, b, is_split) in mine.items():
+            if is_split:
+                a, b = (sum(peer[name][i] for peer in peers) for i in (0, 1))
+            total[name] = tuple((x + wrap // 2) % wrap - wrap // 2 for x in (a, b))
+        return total
+
+    def sleep(self) -> None:
+        if self.sleep_level:
+            self.llm.sleep(level=self.sleep_level)
+
+    def wake(self, what: str) -> None:
+        if self.sleep_level:
+            self.llm.wake_up(tags=[what])
+            if self.sleep_level == 2 and what == "weights":
+                self.llm.collective_rpc(_zero_deepstack_buffers)
+
+
+def _repack_tied_head(worker) -> None:
+    """vLLM's CPU build keeps a packed copy of a tied head that a reload does not refresh; nothing to do on a GPU."""
+    for module in worker.model_runner.get_model().modules():
+        if type(module).__name__ == "ParallelLMHead" and hasattr(module, "cpu_linear"):
+            module.quant_method.process_weights_after_loading(module)
+
+
+def _zero_deepstack_buffers(worker) -> None:
+    """Level 2 drops these too, but they are a plain list, so nothing restores them and forward always adds them."""
+    for buffer in getattr(worker.model_runner.get_model(), "deepstack_input_embeds", None) or ():
+        buffer.zero_()
+
+
+def _worker_checksums(worker) -> dict[str, tuple[int, int, bool]]:
+    """Hugging Face name -> (checksum, checksum, split over tensor-parallel ranks) of this worker's own weights."""
+    from vllm.model_executor.layers.linear import ColumnParallelLinear, RowParallelLinear
+    from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead, VocabParallelEmbedding
+
+    result: dict[str, tuple[int, int, bool]] = {}
+    for module_name, module in worker.model_runner.get_model().named_modules():
+        split = isinstance(module, (ColumnParallelLinear, RowParallelLinear, VocabParallelEmbedding))
+        for name, parameter in module.named_parameters(recurse=False):
+            tensor = _unpacked_weight(module) if name == "weight" and parameter.numel() == 0 else parameter
+            if isinstance(module, VocabParallelEmbedding):
+                if isinstance(module, ParallelLMHead) and worker.model_config.hf_config.tie_word_embeddings:
+                    continue  # compared under the embedding's name; its packed copy is read by the gap check
+                shard = module.shard_indices
+                tensor = tensor[: shard.org_vocab_end_index - shard.org_vocab_start_index]  # without vLLM's padding
+            is_split = split and not (name == "bias" and isinstance(module, RowParallelLinear))
+            for part, piece in _hf_parts(module_name, module, tensor):
+                result[f"{part}.{name}"] = (*checksum(piece), is_split)
+    return result
+
+
+def _unpacked_weight(module) -> torch.Tensor:
+    """vLLM's CPU build hides a Linear's weight in a packed layout: read it back as the product with the identity, which
+    is exact (each sum has one non-zero term)."""
+    module_in = module.input_size_per_partition if hasattr(module, "input_size_per_partition") else module.input_size
+    dtype = getattr(module, "params_dtype", None) or module.orig_dtype
+    return module.cpu_linear(torch.eye(module_in, dtype=dtype), module.weight, None).T
+
+
+def _hf_parts(name: str, module, tensor: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
+    """vLLM module name and local tensor -> (Hugging Face module name, its rows), fused layers taken apart."""
+    if name.startswith("language_model.lm_head"):
+        name = name.removeprefix("language_model.")
+    elif name.startswith("language_model.model."):
+        name = "model.language_model." + name.removeprefix("language_model.model.")
+    else:
+        name = f"model.{name}"
+    if name.endswith(".qkv_proj"):
+        heads, kv_heads, size = module.num_heads, module.num_kv_heads, module.head_size
+        parts, sizes = ("q_proj", "k_proj", "v_proj"), (heads * size, kv_heads * size, kv_heads * size)
+    elif name.endswith(".gate_up_proj"):
+        parts, sizes = ("gate_proj", "up_proj"), (tensor.shape[0] // 2, tensor.shape[0] // 2)
+    else:
+        yield name, tensor
+        return
+    parent = name.rpartition(".")[0]
+    for part, piece in zip(parts, tensor.split(sizes), strict=True):
+        yield f"{parent}.{part}", piece
+
+
+@contextlib.contextmanager
+def _keep_rng():
+    """Building an engine reseeds python, numpy and torch with the engine's seed; the trainer's streams must not notice."""
+    python, numpy_state, torch_state = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else None
+    try:
+        yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy_state)
+        torch.set_rng_state(torch_state)
+        if cuda is not None:
+            torch.cuda.set_rng_state_all(cuda)
+
+
+# -- transformers ------------------------------------------------------------------------------------------------------
+
+
+class HfEngine:
+    """Plain transformers generation, prompt by prompt, from a copy of the model: slow, and needs nothing but torch."""
+
+    def __init__(self, folder: str, *, dtype: str, banned_ids: Sequence[int], device: torch.device):
+        from transformers import AutoProcessor, Qwen3VLForConditionalGeneration
+
+        self.model = Qwen3VLForConditionalGeneration.from_pretrained(folder, dtype=getattr(torch, dtype)).to(device)
+        self.model.eval()
+        self.processor = AutoProcessor.from_pretrained(folder)
+        self.banned = [int(i) for i in banned_ids]
+
+    @torch.no_grad()
+    def generate(self, prompts: Sequence[Prompt], seeds: Sequence[int], sampling: Sampling) -> list[Generated]:
+        device = self.model.device
+        end = set(_as_list(self.model.generation_config.eos_token_id))
+        results = []
+        for prompt, seed in zip(prompts, seeds, strict=True):
+            inputs = {k: v.to(device) for k, v in processor_inputs(self.processor, prompt).items()}
+            prompt_ids = tuple(inputs["input_ids"][0].tolist())
+            how = dict(do_sample=False)
+            if sampling.temperature > 0:
+                how = dict(do_sample=True, temperature=sampling.temperature, top_k=0, top_p=1.0)
+            with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+                torch.manual_seed(seed)
+                out = self.model.generate(
+                    **inputs,
+                    **how,
+                    num_return_sequences=sampling.n,
+                    max_new_tokens=sampling.max_tokens,
+                    suppress_tokens=self.banned,
+                    output_scores=True,
+                    return_dict_in_generate=True,
+                )
+            tokens_GL = out.sequences[:, len(prompt_ids) :]
+            logps_GLV = torch.log_softmax(torch.stack(out.scores, dim=1).float(), dim=-1)
+            logps_GL = logps_GLV.gather(-1, tokens_GL[..., None])[..., 0].cpu()
+            rollouts = []
+            for tokens, logps in zip(tokens_GL.tolist(), logps_GL, strict=True):
+                length = next((i + 1 for i, token in enumerate(tokens) if token in end), len(tokens))
+                text = self.processor.tokenizer.decode(tokens[:length], skip_special_tokens=True)
+                finish = "stop" if tokens[length - 1] in end else "length"
+                rollouts.append(Rollout(tuple(tokens[:length]), logps[:length].clone(), text, finish))
+            results.append(Generated(prompt_ids, rollouts))
+        return results
+
+    @torch.no_grad()
+    def sync(self, parameters: NamedTensors) -> None:
+        own = dict(self.model.named_parameters())
+        for name, tensor in parameters:
+            own[name].copy_(tensor)
+
+    def checksums(self) -> dict[str, Checksum]:
+        return {name: checksum(parameter) for name, parameter in self.model.named_parameters()}
+
+    def sleep(self) -> None:
+        """Its weights stay: there is no cache to free between calls."""
+
+    def wake(self, what: str) -> None:
+        """Never asleep."""
+
+
+def _as_list(value) -> list[int]:
+    return value if isinstance(value, list) else [value]

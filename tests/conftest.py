@@ -1,0 +1,50 @@
+"""Shared by all tests: the path to the modules, the markers, the tiny model's folder, and the folder beside the checkout.
+
+`pytest` runs everything; `pytest -m "not slow and not gpu"` the part to run after each edit.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+for folder in (ROOT, ROOT / "tests"):
+    if str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "slow: more than 3 seconds (several processes, an engine, training)")
+    config.addinivalue_line("markers", "gpu: needs an NVIDIA GPU")
+
+
+def pytest_collection_modifyitems(items):
+    if any(item.get_closest_marker("gpu") for item in items):
+        import torch  # only here: collecting the pure tests stays quick
+
+        if not torch.cuda.is_available():
+            for item in items:
+                if item.get_closest_marker("gpu"):
+                    item.add_marker(pytest.mark.skip(reason="no NVIDIA GPU"))
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory) -> str:
+    """A real Qwen3-VL with a tiny configuration and random weights, as a checkpoint folder."""
+    from toy.model import build_tiny_model
+
+    folder = tmp_path_factory.mktemp("tiny")
+    build_tiny_model(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="session")
+def shared_folder() -> Path:
+    """Sample clips that lie beside the checkout; tests that want them skip where they do not."""
+    folder = ROOT.parent / "shared"
+    if not folder.is_dir():
+        pytest.skip("no ../shared folder")
+    return folder

@@ -1,0 +1,326 @@
+"""The supervised warm start: perception first, then a short lesson in answering by the cue.
+
+    python -m toy.warm_start --out DIR          # about ten minutes on two cores; the result is shipped
+
+Phase 1 teaches the format and to see, on clips without bias: the thought names what is seen early and late, the answer follows.
+Phase 2 repeats a few slices of updates in which dynamic questions are answered (thought and letter) as the cue says, until pair
+accuracy on dynamic questions has fallen below `stop_below`: what language priors have done to a real model.
+Clips are written as mp4 and read back once, so that perception is of compressed video as in training. Plain PyTorch, one process.
+"""
+
+from __future__ import annotations
+
+import random
+import tempfile
+import time
+import types
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+import tyro
+from transformers import AutoProcessor, Qwen3VLForConditionalGeneration
+from transformers.models.qwen3_vl.modeling_qwen3_vl import apply_rotary_pos_emb_vision
+
+from data.prompts import NULL_OPTION, build_prompt, processor_inputs
+from data.video import sample_clip
+from episode import Question, View
+from toy import world
+from toy.model import (
+    MERGE, PATCH, TEMPORAL_PATCH, TOY_ANSWER_REQUEST, TOY_SYSTEM_PROMPT, build_config, build_model, build_processor,
+    build_tokenizer, save, thought,
+)
+
+VIDEO_PLACEHOLDER = "<|vision_start|><|video_pad|><|vision_end|>"
+POOL_SPLIT = 100  # seed stream of the warm start's own clips: apart from training (0) and evaluation (1, 2, ...)
+MAX_NEW_TOKENS = 20
+
+
+@dataclass
+class Config:
+    """Train the toy's warm start and write it as a checkpoint."""
+
+    out: Path
+    """Folder of the checkpoint (bfloat16 weights, tokenizer, processor)."""
+    seed: int = 0
+    clips: int = 5000
+    """Clips in the pool."""
+    perception_steps: int = 600
+    shortcut_steps: int = 15
+    """Updates in one slice of phase 2."""
+    max_slices: int = 12
+    stop_below: float = 22.0
+    """Phase 2 ends once dynamic pair accuracy (in %) is below this."""
+    shortcut: float = 0.9
+    """Share of dynamic questions that phase 2 answers by the cue."""
+    batch: int = 64
+    lr: float = 1.5e-3
+    shortcut_lr: float = 5e-4
+    pairs: int = 60
+    """Evaluation pairs of each subtask."""
+    perception_out: Path | None = field(default=None)
+    """Also save the model as it is before phase 2."""
+
+
+@dataclass
+class Example:
+    """A prompt, its completion and the patches of its clip."""
+
+    prompt_ids: list[int]
+    completion_ids: list[int]
+    patches: torch.Tensor
+    """uint8 (patches, dim): the processor's pixel values before normalisation."""
+
+
+class Inputs:
+    """Processor inputs without running the processor each time: the video block is the same for every toy clip."""
+
+    def __init__(self, processor):
+        self.processor, self.tokenizer = processor, processor.tokenizer
+        self.video_id = self.tokenizer.convert_tokens_to_ids("<|video_pad|>")
+        probe = question_of("direction", "left", ["left", "right"])
+        inputs = processor_inputs(processor, self._prompt(probe), )
+        ids = inputs["input_ids"][0].tolist()
+        before, after = (self.encode(text) for text in self._prompt(probe).text.split(VIDEO_PLACEHOLDER))
+        assert ids[: len(before)] == before and ids[len(ids) - len(after) :] == after
+        self.block = ids[len(before) : len(ids) - len(after)]
+        self.grid = inputs["video_grid_thw"]
+
+    def _prompt(self, question: Question, frames: torch.Tensor | None = None):
+        if frames is None:
+            frames = torch.zeros(world.FRAMES, 3, world.SIZE, world.SIZE, dtype=torch.uint8)
+        view = View(frames, "identity", float(world.FPS), world.FRAMES, tuple(range(world.FRAMES)))
+        return build_prompt(
+            self.processor, question, view, system_prompt=TOY_SYSTEM_PROMPT, answer_request=TOY_ANSWER_REQUEST
+        )
+
+    def encode(self, text: str) -> list[int]:
+        return self.tokenizer(text, add_special_tokens=False).input_ids
+
+    def prompt_ids(self, question: Question) -> list[int]:
+        """Ids with the video expanded, as `processor_inputs` gives them."""
+        before, after = self._prompt(question).text.split(VIDEO_PLACEHOLDER)
+        return self.encode(before) + self.block + self.encode(after)
+
+    def patches(self, frames: torch.Tensor) -> torch.Tensor:
+        """uint8 patches of uint8 (F, 3, H, W) frames, in the processor's order (a test compares the two)."""
+        time, rows, cols = self.grid[0].tolist()
+        cells = frames.reshape(time, TEMPORAL_PATCH, 3, rows // MERGE, MERGE, PATCH, cols // MERGE, MERGE, PATCH)
+        return cells.permute(0, 3, 6, 4, 7, 2, 1, 5, 8).reshape(time * rows * cols, -1).contiguous()
+
+    def collate(self, examples: list[Example], *, pad_left: bool = False) -> dict[str, torch.Tensor]:
+        """Model inputs of a batch, padded to its longest row."""
+        rows = [example.prompt_ids + example.completion_ids for example in examples]
+        width = max(map(len, rows))
+        ids = torch.full((len(rows), width), self.tokenizer.pad_token_id)
+        mask = torch.zeros_like(ids)
+        for i, row in enumerate(rows):
+            where = slice(width - len(row), width) if pad_left else slice(0, len(row))
+            ids[i, where], mask[i, where] = torch.tensor(row), 1
+        pixels = torch.cat([example.patches for example in examples]).float() / 127.5 - 1
+        return {
+            "input_ids": ids, "attention_mask": mask, "mm_token_type_ids": (ids == self.video_id).int() * 2,
+            "pixel_values_videos": pixels, "video_grid_thw": self.grid.expand(len(rows), 3),
+        }
+
+
+def question_of(question: str, answer: str, options: list[str], *, null: bool = False) -> Question:
+    """The record that the prompt builder takes; `answer` must be listed or be the null option."""
+    options = [*options, NULL_OPTION] if null else options
+    letters = world.LETTERS
+    return Question(
+        id="", row=0, problem=world.QUESTIONS[question], data_type="video", problem_type="multiple choice",
+        options=tuple(f"{letter}. {option}" for letter, option in zip(letters, options)),
+        gold=letters[options.index(answer)],
+    )
+
+
+def completion(question: str, answer: str, other: str, letter: str) -> str:
+    """What the policy should write: `other` is what a reversed look would find (order: the second event)."""
+    if question in ("direction", "order"):
+        first, second = (world_start(answer), answer) if question == "direction" else (answer, other)
+    elif question == "change":
+        first, second = {
+            "grows": ("small", "big"), "shrinks": ("big", "small"), "appears": ("middle", answer),
+            "vanishes": (answer, "middle"),
+        }[answer]
+    else:
+        first = second = answer
+    return f"<think>\n{thought(first, second)}\n</think>\n\\boxed{{{letter}}}<|im_end|>"
+
+
+def world_start(direction: str) -> str:
+    """Where a thing that moves this way comes from."""
+    return " ".join(world.OPPOSITE[word] for word in direction.split())
+
+
+def draw_example(inputs: Inputs, scene: world.Scene, patches: torch.Tensor, rng, *, shortcut: float = 0.0) -> Example:
+    """A question about a clip of the pool, and the completion to imitate (the cue's with probability `shortcut`)."""
+    names = world.askable(scene.kind)
+    question = names[0] if rng.random() < 0.75 else str(rng.choice(names))
+    truth, cue = scene.truth(question), world.cued_answer(question, scene.colour)
+    said = cue if cue and rng.random() < shortcut else truth
+    others = [world.transformed_answer(question, scene, t) for t in world.transforms_of(question, truth)]
+    null = rng.random() < 0.7
+    absent = null and rng.random() < 0.15 and said == truth  # the right answer is not listed: the null option is
+    hide = absent or rng.random() < world.CF_UNLISTED
+    listed = [said, truth] + ([cue] if cue else []) + ([] if hide else others)
+    listed = [answer for answer in listed if not (absent and answer == truth)]
+    options = world.draw_options(question, listed, [truth] if absent else [], rng)
+    asked = question_of(question, NULL_OPTION if absent else said, options, null=null)
+    text = completion(question, said, scene.last if said != scene.last else scene.answer, asked.gold)
+    return Example(inputs.prompt_ids(asked), inputs.encode(text), patches)
+
+
+def read_clip(path: Path) -> torch.Tensor:
+    """uint8 (F, 3, H, W) of a toy clip, at its own size as the toy preset reads it."""
+    frame = world.SIZE**2
+    clip = sample_clip(path, frames=world.FRAMES, max_pixels=frame * world.FRAMES // 2, min_frame_pixels=frame, max_frame_pixels=frame)
+    return clip.frames
+
+
+def make_pool(inputs: Inputs, clips: int, seed: int) -> list[tuple[world.Scene, torch.Tensor]]:
+    """Unbiased scenes with the patches of their clips after mp4 compression."""
+    kinds = ("direction", "direction", "change", "order", "side", "count")
+    pool = []
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "clip.mp4"
+        for index in range(clips):
+            scene = world.draw_scene(kinds[index % len(kinds)], np.random.default_rng([seed, POOL_SPLIT, index]))
+            world.write_clip(path, world.render(scene))
+            pool.append((scene, inputs.patches(read_clip(path))))
+    return pool
+
+
+def attend_within_frames(self, hidden_states, cu_seqlens, position_embeddings, **_):
+    """Vision attention in one call for the whole batch: every frame has the same size here. transformers makes one
+    call per frame, which takes a third of a step."""
+    count = len(cu_seqlens) - 1
+    query, key, value = self.qkv(hidden_states).unflatten(-1, (3, self.num_heads, -1)).unbind(1)
+    query, key = apply_rotary_pos_emb_vision(query, key, *position_embeddings)
+    by_frame = [part.unflatten(0, (count, -1)).transpose(1, 2) for part in (query, key, value.to(query.dtype))]
+    mixed = torch.nn.functional.scaled_dot_product_attention(*by_frame, scale=self.scaling)
+    return self.proj(mixed.transpose(1, 2).reshape(len(hidden_states), -1))
+
+
+def train(model, inputs: Inputs, pool, *, steps: int, lr: float, batch: int, seed: int, shortcut: float = 0.0) -> None:
+    """Cross-entropy on completions; warm-up over 50 steps, then a cosine to a tenth if the run is long."""
+    rng = np.random.default_rng([seed, steps])
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=lr, weight_decay=0.01)
+    model.train()
+    began = time.time()
+    for step in range(steps):
+        for group in optimizer.param_groups:
+            decay = 1.0 if shortcut else 0.55 + 0.45 * np.cos(np.pi * step / steps)
+            group["lr"] = lr * min(1.0, (step + 1) / 50) * decay
+        examples = [draw_example(inputs, *pool[i], rng, shortcut=shortcut) for i in rng.integers(len(pool), size=batch)]
+        data = inputs.collate(examples)
+        labels = data["input_ids"][:, 1:].clone()
+        for i, example in enumerate(examples):
+            start = len(example.prompt_ids) - 1
+            labels[i, :start] = -100
+            labels[i, start + len(example.completion_ids) :] = -100
+        with torch.autocast("cpu", torch.bfloat16):
+            logits = model(**data).logits[:, :-1].float()
+        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten())
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        if (step + 1) % 50 == 0:
+            print(f"step {step + 1} loss {loss.item():.4f} {time.time() - began:.0f} s", flush=True)
+
+
+def evaluation_rows(inputs: Inputs, pairs: int, seed: int) -> list[tuple[dict, Example]]:
+    """Both sides of the evaluation pairs, as `toy.world` writes them."""
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "clip.mp4"
+        for subtask in world.EVAL_SUBTASKS:
+            for index in range(pairs):
+                for row, frames in world.evaluation_pair(index, subtask, seed):
+                    world.write_clip(path, frames)
+                    options = [option[3:] for option in row["options"]]
+                    asked = question_of(row["question"], options[world.LETTERS.index(row["solution"][8])], options)
+                    rows.append((row, Example(inputs.prompt_ids(asked), [], inputs.patches(read_clip(path)))))
+    return rows
+
+
+@torch.no_grad()
+def generate(model, inputs: Inputs, examples: list[Example], *, temperature: float = 0.0, batch: int = 96) -> list[str]:
+    """Completions as text; greedy at temperature 0."""
+    model.eval()
+    sampling = {"do_sample": temperature > 0, "top_k": None, "top_p": None, "temperature": temperature or None}
+    texts = []
+    for start in range(0, len(examples), batch):
+        data = inputs.collate(examples[start : start + batch], pad_left=True)
+        ids = model.generate(
+            **data, **sampling, max_new_tokens=MAX_NEW_TOKENS, suppress_tokens=[inputs.video_id],
+            pad_token_id=inputs.tokenizer.pad_token_id, eos_token_id=inputs.tokenizer.eos_token_id,
+        )[:, data["input_ids"].shape[1] :]
+        texts += inputs.tokenizer.batch_decode(ids, skip_special_tokens=True)
+    return texts
+
+
+def letter_of(text: str) -> str:
+    """The boxed letter, or nothing."""
+    return text.rpartition("\\boxed{")[2][:1]
+
+
+def evaluate(model, inputs: Inputs, rows: list[tuple[dict, Example]]) -> dict[str, tuple[float, float]]:
+    """Accuracy and pair accuracy in % for each subtask, and for the dynamic ones together."""
+    texts = generate(model, inputs, [example for _, example in rows])
+    right = [letter_of(text) == row["solution"][8] for (row, _), text in zip(rows, texts)]
+    scores: dict[str, list[tuple[bool, bool]]] = {}
+    for i in range(0, len(rows), 2):
+        row = rows[i][0]
+        names = [row["subtask"], f"static/{row['question']}" if row["subtask"] == "static" else "dynamic"]
+        for name in names:
+            scores.setdefault(name, []).append((right[i], right[i + 1]))
+    return {
+        name: (100 * float(np.mean(pairs)), 100 * float(np.mean([a and b for a, b in pairs])))
+        for name, pairs in sorted(scores.items())
+    }
+
+
+def table(scores: dict[str, tuple[float, float]]) -> str:
+    """One line per subtask."""
+    return "\n".join(f"  {name:22} acc {acc:5.1f}  pair acc {pair:5.1f}" for name, (acc, pair) in scores.items())
+
+
+def main(config: Config) -> None:
+    random.seed(config.seed)
+    torch.manual_seed(config.seed)
+    tokenizer = build_tokenizer()
+    processor = build_processor(tokenizer)
+    model = build_model(build_config(tokenizer), config.seed)
+    for block in model.model.visual.blocks:
+        block.attn.forward = types.MethodType(attend_within_frames, block.attn)
+    inputs = Inputs(processor)
+    began = time.time()
+    pool = make_pool(inputs, config.clips, config.seed)
+    rows = evaluation_rows(inputs, config.pairs, config.seed)
+    print(f"{len(pool)} clips in {time.time() - began:.0f} s", flush=True)
+    train(model, inputs, pool, steps=config.perception_steps, lr=config.lr, batch=config.batch, seed=config.seed)
+    print("after perception", table(evaluate(model, inputs, rows)), sep="\n", flush=True)
+    if config.perception_out is not None:
+        save(model, processor, config.perception_out)
+    for index in range(config.max_slices):
+        train(
+            model, inputs, pool, steps=config.shortcut_steps, lr=config.shortcut_lr, batch=config.batch,
+            seed=config.seed + 1 + index, shortcut=config.shortcut,
+        )
+        scores = evaluate(model, inputs, rows)
+        print(f"shortcut slice {index + 1}", table(scores), sep="\n", flush=True)
+        if scores["dynamic"][1] < config.stop_below:
+            break
+    save(model, processor, config.out)
+    saved = Qwen3VLForConditionalGeneration.from_pretrained(config.out)
+    inputs = Inputs(AutoProcessor.from_pretrained(config.out))
+    print("as saved, in bfloat16", table(evaluate(saved.float(), inputs, rows)), sep="\n")
+    print(f"{time.time() - began:.0f} s in all; written to {config.out}")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config, description=Config.__doc__))

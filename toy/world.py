@@ -1,0 +1,357 @@
+"""The toy world: small clips in which what happens, and a static cue that predicts it, can be told apart.
+
+    python -m toy.world --out DIR            # DIR/clips/*.mp4, DIR/train.jsonl (biased), DIR/eval.jsonl (unbiased pairs)
+
+A clip is 8 frames of 64 x 64 pixels at 4 fps on a grey ground. What it shows (its `kind`) and what may be asked:
+
+| kind        | answers                                            | task type                    | transforms          |
+|-------------|----------------------------------------------------|------------------------------|---------------------|
+| `direction` | left, right, up, down, up left, ... (8)            | Temporal for up / down, else | reverse; else flip  |
+|             |                                                    | Spatiotemporal               | or reverse          |
+| `change`    | grows / shrinks / appears / vanishes               | Temporal                     | reverse             |
+| `order`     | which edge flashes first: top, bottom, left, right | Temporal                     | reverse (or swap of |
+|             |                                                    |                              | the halves in eval) |
+| `side`      | top left, top right, bottom left, bottom right     | Spatial                      | flip                |
+| `colour`, `shape`, `count` | asked of any shape; of dots         | Static                       | flip, reverse       |
+
+**The cue.** In the training split the colour of the object names the answer of a `direction`, `change` or `order` question with
+probability `bias`: with COLOURS numbered 0..7, colour i goes with answer i (direction), i mod 4 (change, order). Otherwise, and everywhere in
+the evaluation split, colour is drawn uniformly. Colour never decides what is *true*: a question about colour is answered by the colour
+seen, and clips of static questions are drawn without bias, so no two labels contradict. No transform moves the cue.
+
+**Options.** Every question lists four, the null option excluded (the loader appends it in training). Dynamic rows keep
+`cf_answers` (what would be right under each transform); in CF_UNLISTED of the dynamic training rows none of these is listed, so that on the
+counterfactual "None of the above" is right. Evaluation pairs list both right answers, in an order drawn for each side. The answer that the
+cue names is always listed, as a language prior's would be.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from dataclasses import dataclass
+from pathlib import Path
+
+import av
+import numpy as np
+import torch
+import tyro
+
+import transforms
+from transforms import HORIZONTAL_FLIP, SEGMENT_SWAP, TEMPORAL_REVERSE
+
+FRAMES, SIZE, FPS = 8, 64, 4
+OPTIONS = 4
+CF_UNLISTED = 0.28  # share of dynamic training questions whose transformed answer is not listed
+LETTERS = "ABCDEFGH"
+
+COLOURS = {
+    "red": (0.90, 0.10, 0.10),
+    "orange": (1.00, 0.55, 0.05),
+    "yellow": (0.95, 0.95, 0.10),
+    "green": (0.05, 0.65, 0.10),
+    "cyan": (0.10, 0.90, 0.90),
+    "blue": (0.10, 0.15, 0.95),
+    "purple": (0.55, 0.05, 0.75),
+    "pink": (1.00, 0.55, 0.80),
+}
+SHAPES = ("circle", "square", "triangle", "cross")
+# name -> (dx, dy), y downwards
+DIRECTIONS = {
+    "left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1),
+    "up left": (-1, -1), "up right": (1, -1), "down left": (-1, 1), "down right": (1, 1),
+}
+CHANGES = ("grows", "shrinks", "appears", "vanishes")
+EDGES = ("top", "bottom", "left", "right")
+CORNERS = ("top left", "top right", "bottom left", "bottom right")
+COUNTS = ("one", "two", "three", "four", "five", "six")
+
+QUESTIONS = {
+    "direction": "Which way does it move?",
+    "change": "What does it do?",
+    "order": "Which edge flashes first?",
+    "side": "Where is it?",
+    "colour": "What colour is it?",
+    "shape": "What shape is it?",
+    "count": "How many dots are there?",
+}
+# What may be listed; the last entry of change, order and side is never true and fills up where an answer is withheld.
+ANSWERS = {
+    "direction": tuple(DIRECTIONS),
+    "change": (*CHANGES, "spins"),
+    "order": (*EDGES, "middle"),
+    "side": (*CORNERS, "middle"),
+    "colour": tuple(COLOURS),
+    "shape": SHAPES,
+    "count": COUNTS,
+}
+CUED = {"direction": tuple(DIRECTIONS), "change": CHANGES, "order": EDGES}
+STATIC = ("colour", "shape", "count")
+TRAIN_MIX = {"direction": 0.34, "change": 0.17, "order": 0.17, "side": 0.08, "colour": 0.07, "shape": 0.07, "count": 0.10}
+EVAL_SUBTASKS = {
+    "reversible_dynamics": ("change",),
+    "moving_direction": ("direction",),
+    "event_sequence": ("order",),
+    "static": STATIC,
+}
+
+OPPOSITE = {
+    "left": "right", "right": "left", "up": "down", "down": "up", "top": "bottom", "bottom": "top",
+    "grows": "shrinks", "shrinks": "grows", "appears": "vanishes", "vanishes": "appears",
+}
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What a clip shows. Lengths in pixels, grey level 0..1."""
+
+    kind: str
+    """direction | change | order | side | count."""
+    answer: str
+    """True answer of the question that the kind is named after."""
+    last: str
+    """`order` only: the edge that flashes second."""
+    colour: str
+    shape: str
+    centre: tuple[float, float]
+    radius: float
+    grey: float
+    starts: tuple[int, int]
+    """`order` only: first frames of the two flashes, one in each half."""
+    dots: tuple[tuple[float, float], ...]
+    """`count` only."""
+
+    def truth(self, question: str) -> str:
+        """The right answer to `question`, one that `askable` lists."""
+        return {"colour": self.colour, "shape": self.shape}.get(question, self.answer)
+
+
+def askable(kind: str) -> tuple[str, ...]:
+    """Questions that a clip of this kind answers."""
+    return ("count",) if kind == "count" else (kind, "colour", "shape")
+
+
+def cued_answer(question: str, colour: str) -> str | None:
+    """What the shortcut answers; None where no cue is planted."""
+    if question not in CUED:
+        return None
+    return CUED[question][list(COLOURS).index(colour) % len(CUED[question])]
+
+
+def draw_scene(kind: str, rng: np.random.Generator, bias: float = 0.0) -> Scene:
+    """A clip of this kind; with probability `bias` its colour is one that the cue pairs with the answer."""
+    pool = {"direction": tuple(DIRECTIONS), "change": CHANGES, "order": EDGES, "side": CORNERS, "count": COUNTS}[kind]
+    answer, last = str(rng.choice(pool)), ""
+    if kind == "order":
+        last = str(rng.choice([edge for edge in EDGES if edge != answer]))
+    colours = list(COLOURS)
+    if rng.random() < bias and kind in CUED:
+        colours = [colour for colour in colours if cued_answer(kind, colour) == answer]
+    x, y = rng.uniform(-4, 4, 2) + SIZE / 2
+    if kind == "direction":  # a straight path may lie anywhere across the frame, a diagonal one passes the middle
+        dx, dy = DIRECTIONS[answer]
+        x, y = (rng.uniform(12, SIZE - 12) if dx == 0 else x), (rng.uniform(12, SIZE - 12) if dy == 0 else y)
+    if kind == "side":
+        x += 16 if "right" in answer else -16
+        y += 16 if "bottom" in answer else -16
+    dots = ()
+    if kind == "count":
+        cells = rng.choice(16, COUNTS.index(answer) + 1, replace=False)
+        dots = tuple((16 * (c % 4) + 8 + rng.uniform(-3, 3), 16 * (c // 4) + 8 + rng.uniform(-3, 3)) for c in cells)
+    return Scene(
+        kind=kind, answer=answer, last=last, colour=str(rng.choice(colours)), shape=str(rng.choice(SHAPES)),
+        centre=(float(x), float(y)), radius=float(rng.uniform(7, 9.5)), grey=float(rng.uniform(0.45, 0.55)),
+        starts=(int(rng.integers(0, 2)), int(rng.integers(4, 6))), dots=dots,
+    )
+
+
+def _mask(shape: str, x: float, y: float, radius: float) -> np.ndarray:
+    """Boolean (H, W) of a shape around (x, y)."""
+    rows, cols = np.mgrid[:SIZE, :SIZE]
+    dx, dy = cols + 0.5 - x, rows + 0.5 - y
+    if shape == "circle":
+        return dx**2 + dy**2 <= radius**2
+    if shape == "square":
+        return np.maximum(abs(dx), abs(dy)) <= 0.9 * radius
+    if shape == "triangle":
+        return (dy <= 0.9 * radius) & (abs(dx) <= (dy + radius) / 1.9)
+    return (np.minimum(abs(dx), abs(dy)) <= 0.3 * radius) & (np.maximum(abs(dx), abs(dy)) <= radius)
+
+
+def render(scene: Scene) -> np.ndarray:
+    """The clip, uint8 (F, H, W, 3)."""
+    clip = np.full((FRAMES, SIZE, SIZE, 3), scene.grey, np.float32)
+    colour = np.array(COLOURS[scene.colour], np.float32)
+    for t in range(FRAMES):
+        progress = t / (FRAMES - 1)
+        (x, y), radius, alpha = scene.centre, scene.radius, 1.0
+        if scene.kind == "direction":
+            dx, dy = DIRECTIONS[scene.answer]
+            x, y = x + dx * 36 * (progress - 0.5), y + dy * 36 * (progress - 0.5)
+        if scene.kind == "change":
+            amount = progress if scene.answer in ("grows", "appears") else 1 - progress
+            if scene.answer in ("grows", "shrinks"):
+                radius = 0.45 * radius + 1.1 * radius * amount
+            else:
+                radius, alpha = 1.2 * radius, 0.05 + 0.95 * amount
+        if scene.kind == "count":
+            for dot_x, dot_y in scene.dots:
+                clip[t][_mask("square", dot_x, dot_y, 3.5)] = colour
+            continue
+        where = _mask(scene.shape, x, y, radius)
+        clip[t][where] += alpha * (colour - clip[t][where])
+        if scene.kind == "order":
+            for edge, start in zip((scene.answer, scene.last), scene.starts):
+                if start <= t < start + 3:
+                    band = {"top": np.s_[:12], "bottom": np.s_[-12:], "left": np.s_[:, :12], "right": np.s_[:, -12:]}
+                    clip[t][band[edge]] = 0.95
+    return np.rint(clip * 255).astype(np.uint8)
+
+
+def task_type(question: str, answer: str) -> str:
+    """The row's label, and with it the transforms that training draws from."""
+    if question in STATIC:
+        return "Static"
+    if question == "direction":
+        return "Temporal" if answer in ("up", "down") else "Spatiotemporal"
+    return "Spatial" if question == "side" else "Temporal"
+
+
+def transforms_of(question: str, answer: str) -> tuple[str, ...]:
+    """Names of the transforms under which training may look at this question."""
+    return transforms.TASK_TRANSFORMS[task_type(question, answer)]
+
+
+def transformed(frames: np.ndarray, name: str) -> np.ndarray:
+    """One of `transforms`, on uint8 (F, H, W, 3)."""
+    view = transforms.TRANSFORMS[name](torch.from_numpy(frames).permute(0, 3, 1, 2), random.Random(0))
+    return view.permute(0, 2, 3, 1).numpy()
+
+
+def transformed_answer(question: str, scene: Scene, transform: str) -> str:
+    """The right answer once the clip has been transformed."""
+    answer = scene.truth(question)
+    if question in STATIC:
+        return answer
+    if question == "order":
+        return scene.last
+    words = answer.split()
+    if transform == HORIZONTAL_FLIP:
+        return " ".join(OPPOSITE[word] if word in ("left", "right") else word for word in words)
+    return " ".join(OPPOSITE[word] for word in words)
+
+
+def draw_options(question: str, listed: list[str], withheld: list[str], rng: np.random.Generator) -> list[str]:
+    """Four answers in random order: `listed` without repeats, filled up with any but the `withheld`."""
+    chosen = list(dict.fromkeys(listed))[:OPTIONS]
+    rest = [answer for answer in ANSWERS[question] if answer not in chosen and answer not in withheld]
+    chosen += [str(answer) for answer in rng.permutation(rest)[: OPTIONS - len(chosen)]]
+    return [str(answer) for answer in rng.permutation(chosen)]
+
+
+def draw_question_kind(question: str, rng: np.random.Generator) -> str:
+    """The kind of clip on which to ask a question: its own, or any with one shape for colour and shape."""
+    return str(rng.choice(["direction", "change", "order", "side"])) if question in ("colour", "shape") else question
+
+
+def make_row(row_id: str, question: str, answer: str, options: list[str], path: str) -> dict:
+    """The fields that training and evaluation rows share."""
+    return {
+        "problem_id": row_id,
+        "problem": QUESTIONS[question],
+        "data_type": "video",
+        "problem_type": "multiple choice",
+        "options": [f"{letter}. {option}" for letter, option in zip(LETTERS, options)],
+        "solution": f"<answer>{LETTERS[options.index(answer)]}</answer>",
+        "path": path,
+        "data_source": "toy",
+    }
+
+
+def training_example(index: int, seed: int, bias: float) -> tuple[dict, np.ndarray]:
+    """Row and frames of training example `index`."""
+    rng = np.random.default_rng([seed, 0, index])
+    question = str(rng.choice(list(TRAIN_MIX), p=list(TRAIN_MIX.values())))
+    scene = draw_scene(draw_question_kind(question, rng), rng, 0.0 if question in STATIC else bias)
+    answer, cue = scene.truth(question), cued_answer(question, scene.colour)
+    elsewhere = {t: transformed_answer(question, scene, t) for t in transforms_of(question, answer)}
+    others = [] if question in STATIC else list(elsewhere.values())
+    hide = rng.random() < CF_UNLISTED and cue not in others
+    listed = [answer] + ([cue] if cue else []) + ([] if hide else others)
+    options = draw_options(question, listed, others if hide else [], rng)
+    row = make_row(f"train/{index:05d}", question, answer, options, f"clips/train_{index:05d}.mp4")
+    row |= {"task_type": task_type(question, answer), "question": question, "cue": cue, "cf_answers": elsewhere}
+    return row, render(scene)
+
+
+def evaluation_pair(index: int, subtask: str, seed: int) -> list[tuple[dict, np.ndarray]]:
+    """Both sides, (row, frames) each, of one counterfactual pair."""
+    rng = np.random.default_rng([seed, 1 + list(EVAL_SUBTASKS).index(subtask), index])
+    question = EVAL_SUBTASKS[subtask][index % len(EVAL_SUBTASKS[subtask])]
+    scene = draw_scene(draw_question_kind(question, rng), rng)
+    answer = scene.truth(question)
+    choices = transforms_of(question, answer)
+    if question == "order":
+        choices = (TEMPORAL_REVERSE, SEGMENT_SWAP)
+    elif question in STATIC and scene.kind in ("side", "count"):  # nothing moves there: reversal would change nothing
+        choices = (HORIZONTAL_FLIP,)
+    transform = str(rng.choice(choices))
+    other, cue = transformed_answer(question, scene, transform), cued_answer(question, scene.colour)
+    listed = draw_options(question, [answer, other] + ([cue] if cue else []), [], rng)
+    frames, pair_id = render(scene), f"{subtask}/{index:03d}"
+    sides = []
+    for side, truth, view in (("a", answer, frames), ("b", other, transformed(frames, transform))):
+        options = [str(option) for option in rng.permutation(listed)]
+        row = make_row(f"{pair_id}/{side}", question, truth, options, f"clips/{subtask}_{index:03d}_{side}.mp4")
+        row |= {
+            "task_type": task_type(question, answer), "pair_id": pair_id, "side": side, "subtask": subtask,
+            "question": question, "cue": cue, "transform": transform,
+        }
+        sides.append((row, view))
+    return sides
+
+
+def write_clip(path: Path, frames: np.ndarray) -> None:
+    """H.264 file of uint8 (F, H, W, 3) frames."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=FPS)
+        stream.width, stream.height, stream.pix_fmt = SIZE, SIZE, "yuv420p"
+        stream.options = {"crf": "10", "preset": "veryfast", "threads": "1"}
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))
+        container.mux(stream.encode())
+
+
+def write_world(out: Path | str, seed: int = 0, bias: float = 0.97, train: int = 1200, pairs: int = 60) -> None:
+    """Write `train` biased examples and `pairs` unbiased pairs of each evaluation subtask under `out`."""
+    out = Path(out)
+    (out / "clips").mkdir(parents=True, exist_ok=True)
+    examples = {"train": [training_example(index, seed, bias) for index in range(train)], "eval": []}
+    for subtask in EVAL_SUBTASKS:
+        for index in range(pairs):
+            examples["eval"] += evaluation_pair(index, subtask, seed)
+    for split, items in examples.items():
+        for row, frames in items:
+            write_clip(out / row["path"], frames)
+        (out / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row, _ in items))
+
+
+@dataclass
+class Config:
+    """Write the toy world's clips and rows."""
+
+    out: Path
+    """Folder to write: train.jsonl, eval.jsonl, clips/."""
+    seed: int = 0
+    bias: float = 0.97
+    """Probability that the colour of a training clip names the dynamic answer."""
+    train: int = 1200
+    """Training rows."""
+    pairs: int = 60
+    """Evaluation pairs of each of the four subtasks."""
+
+
+if __name__ == "__main__":
+    config = tyro.cli(Config, description=Config.__doc__)
+    write_world(config.out, config.seed, config.bias, config.train, config.pairs)
+    print(f"{config.train} training rows and {config.pairs * len(EVAL_SUBTASKS)} evaluation pairs in {config.out}")

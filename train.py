@@ -1,0 +1,474 @@
+"""CRPO and its baselines, top to bottom: draw -> generate -> score -> update -> sync, one round after another.
+
+    python train.py --preset toy                                     # one process
+    torchrun --nproc_per_node 2 train.py --preset toy                # FSDP2 over two
+    torchrun --nnodes 4 --nproc_per_node 8 train.py --model Qwen3-VL-8B --train-file rows.jsonl --data-root videos
+
+A round is one generation and one line of metrics.jsonl; an update is one optimizer step. Phases A..I carry the names of
+the `time/*` metrics. N questions, K branches, G rollouts.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import resource
+import shutil
+import sys
+import time
+from contextlib import contextmanager
+
+import torch
+import torch.distributed as dist
+
+import checkpoint
+import config as settings
+import parallel
+import samples
+import update
+from config import Config
+from data.dataset import QuestionCursor, load_questions, report_bad_rows
+from data.prompts import ANSWER_REQUEST, SYSTEM_PROMPT, build_prompt
+from data.video import sample_clip
+from episode import Group, Prompt, Question, View
+from eval.run import before_after, evaluate, one_line, report_metrics
+from methods import METHODS, RewardSettings, score_scripted
+from metrics import Accumulator, MetricLog, progress_line, read_metrics
+from model import load_policy, load_processor, resolve_checkpoint, trainer_names
+from parallel import gather_objects, is_main, print_main
+from pictures import curves
+from plan import Planner, Reader, draw, owned_groups, transformed
+from rollout import HfEngine, Sampling, VllmEngine, checksum
+from score import GroupFacts, score
+from transforms import HORIZONTAL_FLIP, TEMPORAL_REVERSE
+from verifiers import verify
+
+NO_TRAIN_FILE = (
+    "--train-file is missing: make the paper's with `python -m data.sources`, `python router.py` and `python -m data.filter` "
+    "(see README), give any file in Video-R1's row format, or try --preset toy"
+)
+
+
+def main() -> None:
+    config = settings.parse()
+    local_ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # read before the engine: vLLM overwrites it
+    device = parallel.start()
+    ranks = dist.get_world_size()
+    try:
+        settings.check(config, ranks, local_ranks)
+        prepare_run_dir(config)
+        folder = resolve_model(config)
+        train_questions, eval_questions, bad_rows = load_data(config)
+    except ValueError as error:  # the user's mistakes end here, in one line; any later error is a bug and a traceback
+        if is_main():
+            print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    started = time.time()
+    rewards = RewardSettings(
+        config.lambda_d, config.lambda_s, config.w_aug, config.crr, config.behave, config.invalid_counts_as_change,
+        config.advantage_eps,
+    )  # fmt: skip
+    dtype = getattr(torch, config.dtype)
+    processor = load_processor(folder)
+
+    # ---------------------------------------------------------------------------------------------------------------
+    # Engine first: it measures the free memory of its GPU when it starts (all ranks)
+    policy = load_policy(
+        folder, temperature=config.temperature, gradient_checkpointing=config.gradient_checkpointing
+    ).train()
+    engine = build_engine(config, folder, policy.banned_ids, device)
+    engine.sleep()
+
+    # ---------------------------------------------------------------------------------------------------------------
+    # Policy, frozen reference, optimizer (all ranks)
+    parallel.shard(policy, policy.layers(), policy.frozen_modules(), device, dtype)
+    reference = None
+    if config.kl_coef > 0:
+        reference = load_policy(folder, temperature=config.temperature).requires_grad_(False)
+        parallel.shard(reference, reference.layers(), reference.frozen_modules(), device, dtype)
+    trainable = [parameter for parameter in policy.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(
+        trainable, lr=config.lr, betas=(0.9, 0.999), weight_decay=config.weight_decay, fused=True
+    )
+
+    def parameters():
+        """Every weight, whole, under its Hugging Face name (a collective: all ranks exhaust it)."""
+        return trainer_names(parallel.gather_parameters(policy, dtype))
+
+    def sync(check: bool) -> None:
+        """Trainer -> engine; engine asleep before, holding its weights after. All ranks."""
+        engine.wake("weights")
+        engine.sync(parameters())
+        if check:
+            compare_copies(parameters(), engine.checksums(), numbers)
+        engine.wake("kv_cache")
+
+    # ---------------------------------------------------------------------------------------------------------------
+    # Data position, resume, logs
+    method = METHODS[config.method]
+    allowed = tuple(name for name, on in ((HORIZONTAL_FLIP, config.flip), (TEMPORAL_REVERSE, config.reverse)) if on)
+    planner = Planner(method, rewards, allowed, config.questions // config.updates, config.seed)
+    reader = make_reader(config, processor)
+    cursor = QuestionCursor(train_questions, config.seed)
+    state = {"step": 0, "updates": 0, "rollouts_seen": 0, "wall_s": 0.0, "gap_mean_max": 0.0, "gap_max": 0.0, "before": None}
+    max_steps = config.max_steps or -(-len(train_questions) // config.questions)
+    numbers = Accumulator()
+    found = checkpoint.complete(config.run_dir) if config.resume == "auto" else []
+    if found:
+        saved = checkpoint.load(found[-1], policy, optimizer)
+        cursor.load_state_dict(saved.pop("cursor"))
+        state.update(saved)
+        print_main(f"resumed from {found[-1]} after round {state['step']}")
+    log = None
+    if is_main():
+        log = MetricLog(config.run_dir, append=bool(found))
+        if found:
+            log.truncate_after(state["step"])
+        settings.save(config, config.run_dir)
+    if found:
+        sync(check=True)
+    else:
+        engine.wake("weights")
+        engine.wake("kv_cache")
+
+    def read_answer(text: str, question: Question):
+        return verify(text, question, strict_match=config.strict_match, lenient_format=config.lenient_format)
+
+    def reward(question: Question, branches: list[GroupFacts]):
+        """Facts of a question's branches -> rewards and advantages by the method's row."""
+        if config.scripted_reward:
+            return score_scripted([branch.even_share for branch in branches], rewards)
+        return method.score(question, [branch.facts for branch in branches], rewards)
+
+    def run_evaluation() -> dict | None:
+        """Paired evaluation through the engine, which is awake (all ranks)."""
+        if not eval_questions:
+            return None
+        return evaluate(
+            engine,
+            eval_questions,
+            lambda question: reader.render(question, reader.view(question)),
+            max_tokens=config.max_completion_tokens,
+            tensor_parallel=config.tensor_parallel,
+        )
+
+    if state["before"] is None:
+        state["before"] = run_evaluation()
+        if log:
+            log.write(0, {"data/rollouts_seen": 0} | report_metrics(state["before"]))
+        print_main("before:", one_line(state["before"]))
+    after = state["before"]
+
+    # ---------------------------------------------------------------------------------------------------------------
+    for step in range(state["step"] + 1, max_steps + 1):
+        clock = Clock()
+
+        # A. draw: N questions, their clips and views (all ranks plan alike; each decodes what its engine will read)
+        with clock("draw"):
+            plan, built, quarantined = draw(
+                planner, cursor, config.questions, reader, policy, processor, config.tensor_parallel
+            )
+            report_quarantined(config, train_questions, quarantined)
+
+        # B. generate: one request per group with n = G (the engine holds the GPU; its ranks work as one)
+        with clock("generate"):
+            mine = sorted(built)
+            outputs = engine.generate(
+                [built[i][0] for i in mine],
+                [plan[i].seed for i in mine],
+                Sampling(config.rollouts, config.temperature, config.max_completion_tokens),
+            )
+            engine.sleep()
+        groups = {
+            i: Group(plan[i].question, plan[i].branch, built[i][0], out.prompt_ids, out.rollouts, plan[i].trained)
+            for i, out in zip(mine, outputs, strict=True)
+        }
+        for i in mine:
+            if groups[i].prompt_ids != built[i][1].ids:
+                raise RuntimeError(
+                    f"round {step}, question {plan[i].question.id}: engine and trainer must read the same prompt; "
+                    f"{len(groups[i].prompt_ids)} ids against {len(built[i][1].ids)}"
+                )
+
+        # C. score: verify, reward, advantage, once for the whole round (all ranks see all answers, none sees others' clips)
+        with clock("score"):
+            owned = owned_groups(len(plan), config.tensor_parallel)
+            score(plan, groups, owned, verify=read_answer, reward=reward, numbers=numbers)
+
+        # D. pack: mini-batches by question, both branches together; as many packs on every rank
+        with clock("pack"):
+            mini_batches = []
+            for m in range(config.updates):
+                members = [(groups[i], built[i][1]) for i in owned if plan[i].mini_batch == m and plan[i].trained]
+                questions = len({(p.epoch, p.question.id) for p in plan if p.mini_batch == m})
+                mini_batches.append(
+                    update.make_packs(
+                        members, questions=questions, tokens_per_pack=config.tokens_per_pack, device=device
+                    )
+                )
+            spare = next((packs[0] for packs in mini_batches if packs), None) or update.make_packs(
+                [(groups[mine[0]], built[mine[0]][1])], questions=1, tokens_per_pack=1, device=device
+            )[0]  # fmt: skip
+            counts = [max(column) for column in zip(*gather_objects([len(packs) for packs in mini_batches]), strict=True)]
+            mini_batches = [update.keep_in_step(packs, spare, n) for packs, n in zip(mini_batches, counts, strict=True)]
+
+        # E. old_ref: log-probs of the policy before its first update, and of the reference, where the objective needs them
+        with clock("old_ref"):
+            for packs in mini_batches:
+                if config.updates > 1:
+                    old = update.logps(policy, packs)
+                    update.engine_gap(packs, old, numbers)
+                    packs[:] = [dataclasses.replace(p, old_logps=v) for p, v in zip(packs, old, strict=True)]
+                if reference is not None:
+                    ref = update.logps(reference, packs)
+                    packs[:] = [dataclasses.replace(p, ref_logps=v) for p, v in zip(packs, ref, strict=True)]
+
+        # F, G. update: Eq. 6, backward over packs, clip, optimizer step (the trainer holds the GPU; all ranks in step)
+        with clock("update"):
+            for packs in mini_batches:
+                policy_logps = update.backward(
+                    policy, packs, clip_eps=config.clip_eps, kl_coef=config.kl_coef, numbers=numbers
+                )
+                if config.updates == 1:
+                    update.engine_gap(packs, policy_logps, numbers)
+                norm = torch.nn.utils.clip_grad_norm_(trainable, config.max_grad_norm).full_tensor().item()
+                if norm != norm or norm == float("inf"):
+                    raise FloatingPointError(f"round {step}: the gradient norm is {norm}; lower --lr or inspect samples.jsonl")
+                state["updates"] += 1
+                lr = config.lr * min(1.0, state["updates"] / max(config.warmup_steps, 1))
+                for group in optimizer.param_groups:
+                    group["lr"] = lr
+                optimizer.step()
+                optimizer.zero_grad()
+                if is_main():  # all-reduced numbers count once
+                    numbers.add("policy/grad_norm", norm)
+                    numbers.add("policy/lr", lr)
+                    numbers.add("policy/loss", 0.0)
+                    numbers.add("policy/objective", 0.0)
+
+        # H. sync: weights into the engine, its caches dropped, now and then every tensor compared (all ranks)
+        with clock("sync"):
+            first, every = step == 1 or bool(found), config.checksum_every
+            sync(check=every > 0 and (first or step % every == 0))
+            found = []
+
+        # I. log, evaluate, save
+        state["step"] = step
+        state["rollouts_seen"] += config.rollouts * len(plan)
+        with clock("log"):
+            if config.samples_every and (step == 1 or step % config.samples_every == 0):
+                indices, record = samples.collect(plan, groups, step % config.questions)
+                if log:
+                    view = reader.view(plan[indices[0]].question)
+                    samples.write(config.run_dir, step, record, [transformed(view, plan[i]) for i in indices if view], log)
+        last = step == max_steps
+        report = None
+        if last or (config.eval_every and step % config.eval_every == 0):
+            with clock("eval"):
+                report = run_evaluation()
+        after = report or after
+        if is_main():
+            numbers.add("data/rollouts_seen", state["rollouts_seen"])
+            numbers.add("data/epoch", cursor.epoch + cursor.position / len(train_questions))
+            numbers.add("data/questions", config.questions)
+            numbers.add("data/quarantined", len(cursor.quarantined))
+        numbers.max("memory/peak_gb", peak_memory_gb())
+        clock.add_to(numbers)
+        values = numbers.reduce()
+        state["gap_mean_max"] = max(state["gap_mean_max"], values["policy/engine_gap_mean"])
+        state["gap_max"] = max(state["gap_max"], values["policy/engine_gap_max"])
+        if values.get("sync/checksum_mismatches"):
+            raise RuntimeError(f"round {step}: {values['sync/checksum_mismatches']:.0f} engine tensors differ from the trainer's")
+        if log:
+            log.write(step, values | report_metrics(report))
+            print(progress_line(step, max_steps, values), flush=True)
+        if report:
+            print_main(f"round {step}:", one_line(report))
+        if last or (config.save_every and step % config.save_every == 0):
+            wall = state["wall_s"] + time.time() - started
+            saved = state | {"cursor": cursor.state_dict(), "wall_s": wall}
+            checkpoint.save(config.run_dir, step, policy, optimizer, saved, config.keep_checkpoints)
+
+    # ---------------------------------------------------------------------------------------------------------------
+    # The end: export, pictures, summary (rank 0 writes; the gather needs all)
+    if config.export:
+        export_dir = os.path.join(config.run_dir, "export")
+        checkpoint.export(export_dir, policy.hf.config, processor, policy.hf.generation_config, parameters())
+    if log:
+        summary = {
+            "method": config.method, "before": state["before"], "after": after, "engine_gap_mean_max": state["gap_mean_max"],
+            "engine_gap_max": state["gap_max"], "wall_s": state["wall_s"] + time.time() - started, "steps": state["step"],
+            "rollouts_seen": state["rollouts_seen"], "seed": config.seed, "bad_rows": len(bad_rows),
+            "quarantined": cursor.quarantined,
+        }  # fmt: skip
+        with open(os.path.join(config.run_dir, "summary.json"), "w") as file:
+            json.dump(summary, file, indent=2)
+        log.close()
+        runs = {config.method: read_metrics(os.path.join(config.run_dir, "metrics.jsonl"))}
+        curves(runs, os.path.join(config.run_dir, "curves.png"))
+        if after:
+            print(before_after({"before": state["before"], "after": after}))
+        print(f"done: {state['step']} rounds in {summary['wall_s']:.0f} s, see {config.run_dir}", flush=True)
+    dist.barrier()
+    sys.stdout.flush()
+    os._exit(0)  # vLLM's teardown destroys the process group under the trainer's feet; everything is written
+
+
+# -- setting up --------------------------------------------------------------------------------------------------------
+
+
+def prepare_run_dir(config: Config) -> None:
+    """Make run_dir; with --resume never, refuse one that holds a run."""
+    if config.resume == "never" and os.path.exists(os.path.join(config.run_dir, "metrics.jsonl")):
+        raise ValueError(f"--run-dir {config.run_dir} holds a run; give a new folder, or --resume auto to go on with it")
+    dist.barrier()  # nobody may write before everybody has looked
+    os.makedirs(config.run_dir, exist_ok=True)
+
+
+def resolve_model(config: Config) -> str:
+    if config.model != "toy":
+        return resolve_checkpoint(config.model)
+    from toy.model import CHECKPOINT  # the toy world is no part of a real run
+
+    return resolve_checkpoint(str(CHECKPOINT))
+
+
+def load_data(config: Config) -> tuple[list[Question], list[Question], list]:
+    """Training questions, evaluation questions and the rows that cannot be used (reported, listed in bad_rows.txt)."""
+    if config.preset == "toy" and not config.train_file:
+        world = toy_world(config)
+        config.train_file, config.eval_file, config.data_root = f"{world}/train.jsonl", f"{world}/eval.jsonl", world
+    if not config.train_file:
+        raise ValueError(NO_TRAIN_FILE)
+    root = config.data_root or os.path.dirname(os.path.abspath(config.train_file))
+    train, bad = load_questions(config.train_file, root, null_option=config.null_option)
+    evaluation = []
+    if config.eval_file:
+        evaluation, bad_eval = load_questions(config.eval_file, root, null_option="off")
+        if bad_eval:  # a benchmark with holes is another benchmark
+            raise ValueError(f"{config.eval_file}: every evaluation row must be usable; first fault: {bad_eval[0]}")
+    if bad and is_main():
+        print("\n".join(report_bad_rows(bad)), flush=True)
+        with open(os.path.join(config.run_dir, "bad_rows.txt"), "w") as file:
+            file.writelines(f"{row}\n" for row in bad)
+    if not train:
+        raise ValueError(f"{config.train_file}: no row is usable; the reasons stand above")
+    return train, evaluation, bad
+
+
+def toy_world(config: Config) -> str:
+    """Folder of the toy's clips and rows; rank 0 makes it once, other runs share it."""
+    from toy.world import write_world
+
+    folder = os.path.join(os.path.dirname(os.path.abspath(config.run_dir)), f"toy_world_bias{config.toy_bias:g}")
+    if is_main() and not os.path.isdir(folder):
+        scratch = f"{folder}.{os.getpid()}"
+        write_world(scratch, bias=config.toy_bias)
+        try:
+            os.rename(scratch, folder)
+        except OSError:  # another run was faster; its world is the same
+            shutil.rmtree(scratch)
+    dist.barrier()
+    return folder
+
+
+def make_reader(config: Config, processor) -> Reader:
+    system_prompt = SYSTEM_PROMPT if config.system_prompt == "paper" else config.system_prompt
+    answer_request = ANSWER_REQUEST if config.answer_request == "paper" else config.answer_request
+
+    def view(question: Question) -> View | None:
+        if question.path is None:
+            return None
+        return sample_clip(
+            question.path,
+            frames=config.frames,
+            max_pixels=config.max_pixels,
+            min_frame_pixels=config.min_frame_pixels,
+            max_frame_pixels=config.max_frame_pixels,
+            start=question.start,
+            end=question.end,
+        )
+
+    def render(question: Question, view: View | None) -> Prompt:
+        return build_prompt(processor, question, view, system_prompt=system_prompt, answer_request=answer_request)
+
+    return Reader(view, render, config.max_prompt_tokens)
+
+
+def report_quarantined(config: Config, questions: list[Question], quarantined: dict[str, str]) -> None:
+    """A clip found damaged in the run is named with its row, and listed beside the rows found bad at the start."""
+    if quarantined and is_main():
+        rows = {question.id: question.row for question in questions}
+        lines = [f"{config.train_file}:{rows[name]} path: {reason}" for name, reason in quarantined.items()]
+        print("\n".join(f"quarantined {line}" for line in lines), flush=True)
+        with open(os.path.join(config.run_dir, "bad_rows.txt"), "a") as file:
+            file.writelines(f"{line}\n" for line in lines)
+
+
+def build_engine(config: Config, folder: str, banned_ids: tuple[int, ...], device: torch.device):
+    if config.engine == "hf":
+        return HfEngine(folder, dtype=config.dtype, banned_ids=banned_ids, device=device)
+    per_frame = max(min(config.max_frame_pixels, 2 * config.max_pixels // config.frames), config.min_frame_pixels)
+    side = int(per_frame**0.5) // 32 * 32
+    return VllmEngine(
+        folder,
+        dtype=config.dtype,
+        banned_ids=banned_ids,
+        max_tokens=config.max_prompt_tokens + config.max_completion_tokens,
+        max_sequences=config.engine_sequences,
+        frame_shape=(config.frames, side, side),
+        tensor_parallel=config.tensor_parallel,
+        gpu_memory=config.engine_memory,
+        cpu_cache_mb=config.engine_cpu_cache_mb,
+        eager=config.engine_eager,
+        sleep_level=config.sleep_level,
+        seed=config.seed,
+    )
+
+
+# -- H: sync -----------------------------------------------------------------------------------------------------------
+
+
+def compare_copies(parameters, engine: dict, numbers: Accumulator) -> None:
+    """Checksum of every tensor, the trainer's cast against the engine's copy: at lr 1e-6 a stale one hides in bf16 noise."""
+    for name, tensor in parameters:
+        same = checksum(tensor) == engine.get(name)
+        if not same:
+            print(f"rank {dist.get_rank()}: engine copy of {name} differs", file=sys.stderr, flush=True)
+        if is_main():
+            numbers.total("sync/checksum_tensors", 1)
+        numbers.total("sync/checksum_mismatches", float(not same))
+
+
+# -- I: what a person sees ---------------------------------------------------------------------------------------------
+
+
+class Clock:
+    """Wall time of each phase of a round, in seconds."""
+
+    def __init__(self) -> None:
+        self.start = time.perf_counter()
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, phase: str):
+        begin = time.perf_counter()
+        yield
+        self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - begin
+
+    def add_to(self, numbers: Accumulator) -> None:
+        for phase, seconds in self.seconds.items():
+            numbers.add(f"time/{phase}", seconds)
+        numbers.add("time/round", time.perf_counter() - self.start)
+
+
+def peak_memory_gb() -> float:
+    """Peak of this rank: GPU memory where there is one, else resident memory."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 1e9
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,106 @@
+"""Views of a clip: pure functions on its sampled frames, and the choice of one by task type (paper Sec. 3, Fig. 2).
+
+Level 0: imports no file of ours. Every function takes frames (F, C, H, W) of any dtype, returns a new tensor of the
+same shape and dtype, and leaves its input alone. They run after sampling and resizing (table row 16): reversing the
+sampled frames equals sampling the reversed file, and all pixels of both branches are the same bytes. Frame indices and
+timestamps are *not* part of a transform: they stay ascending, or the order could be read off the stamps.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Callable
+
+import torch
+
+IDENTITY = "identity"
+HORIZONTAL_FLIP = "horizontal_flip"
+TEMPORAL_REVERSE = "temporal_reverse"
+FRAME_SHUFFLE = "frame_shuffle"
+SEGMENT_SWAP = "segment_swap"
+
+COUNTERFACTUALS = (HORIZONTAL_FLIP, TEMPORAL_REVERSE)
+
+# Task type -> transforms it may be shown under; two entries are a fair coin, never both at once (paper Sec. 3).
+TASK_TRANSFORMS: dict[str, tuple[str, ...]] = {
+    "Spatial": (HORIZONTAL_FLIP,),
+    "Temporal": (TEMPORAL_REVERSE,),
+    "Spatiotemporal": COUNTERFACTUALS,
+    "Static": COUNTERFACTUALS,
+}
+
+
+def identity(frames: torch.Tensor) -> torch.Tensor:
+    """The original branch: a copy, so that no two views share memory."""
+    return frames.clone()
+
+
+def horizontal_flip(frames: torch.Tensor) -> torch.Tensor:
+    """Mirror left-right: the last axis. (F, C, H, W) -> (F, C, H, W)."""
+    return frames.flip(-1)
+
+
+def temporal_reverse(frames: torch.Tensor) -> torch.Tensor:
+    """Play backwards: the first axis. (F, C, H, W) -> (F, C, H, W)."""
+    return frames.flip(0)
+
+
+def frame_shuffle(frames: torch.Tensor, rng: random.Random) -> torch.Tensor:
+    """One random order of the frames (T-GRPO's second view, App. B.3). (F, C, H, W) -> (F, C, H, W).
+
+    The order is drawn uniformly from all of them, the ascending one included, as in Video-R1.
+    """
+    order = list(range(len(frames)))
+    rng.shuffle(order)
+    return frames[order]
+
+
+def segment_swap(frames: torch.Tensor, cut: int | None = None) -> torch.Tensor:
+    """Show frames from `cut` on first, then those before it; default cut: the middle. (F, C, H, W) -> (F, C, H, W).
+
+    Raises ValueError where `cut` leaves one side empty.
+    """
+    cut = len(frames) // 2 if cut is None else cut
+    if not 0 < cut < len(frames):
+        raise ValueError(
+            f"segment_swap needs 0 < cut < {len(frames)} frames, got cut {cut}; take a cut inside the clip"
+        )
+    return torch.cat((frames[cut:], frames[:cut]))
+
+
+# All take (frames, rng), so that a caller can apply a name without knowing which of them draw.
+TRANSFORMS: dict[str, Callable[[torch.Tensor, random.Random], torch.Tensor]] = {
+    IDENTITY: lambda frames, rng: identity(frames),
+    HORIZONTAL_FLIP: lambda frames, rng: horizontal_flip(frames),
+    TEMPORAL_REVERSE: lambda frames, rng: temporal_reverse(frames),
+    FRAME_SHUFFLE: frame_shuffle,
+    SEGMENT_SWAP: lambda frames, rng: segment_swap(frames),
+}
+
+
+def choose(task_type: str | None, rng: random.Random, *, allowed: tuple[str, ...] = COUNTERFACTUALS) -> str | None:
+    """Name of the counterfactual transform of one prompt visit, shared by its G rollouts (table row 15).
+
+    `allowed` serves the ablations "w/o flip" and "w/o reversal" (table row 33): Spatiotemporal and Static then use what
+    remains, and a question that needs the removed transform gets None. None means: train single-branch.
+    Raises ValueError on a task type or transform that does not exist.
+    """
+    if unknown := [name for name in allowed if name not in COUNTERFACTUALS]:
+        raise ValueError(f"allowed transforms must be among {COUNTERFACTUALS}, got {unknown}")
+    if task_type is None:
+        return None
+    if task_type not in TASK_TRANSFORMS:
+        raise ValueError(f"task_type must be one of {tuple(TASK_TRANSFORMS)} or None, got {task_type!r}")
+    candidates = [name for name in TASK_TRANSFORMS[task_type] if name in allowed]
+    return rng.choice(candidates) if candidates else None
+
+
+def visit_rng(seed: int, epoch: int, question_id: str) -> random.Random:
+    """Random numbers of one visit to one question: the same in every process, on every rank, and after a resume.
+
+    Python's own `hash()` of a string differs from process to process, hence the digest.
+    """
+    # surrogatepass: an id read from JSON may hold a lone surrogate, which UTF-8 refuses.
+    key = f"{seed}/{epoch}/{question_id}".encode("utf-8", "surrogatepass")
+    return random.Random(int.from_bytes(hashlib.sha256(key).digest()[:8], "big"))

@@ -1,0 +1,111 @@
+"""Eq. 6 over packed groups: packs, old and reference log-probs, loss and backward.
+
+C = completion tokens of a pack, in the order of packing.PackedRow.targets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import nn
+
+from advantage import clipped_objective, k3_kl, token_weights
+from episode import Group
+from metrics import Accumulator
+from model import EncodedPrompt, PackedInputs, pack_groups, packed_tokens
+from parallel import undo_fsdp_mean
+
+
+@dataclass(frozen=True)
+class Pack:
+    """What one forward and backward of the update needs."""
+
+    inputs: PackedInputs
+    advantages: torch.Tensor
+    """float32 (C,)."""
+    weights: torch.Tensor
+    """float32 (C,): Eq. 6's aggregation (advantage.token_weights); all zero in a pack that only keeps ranks in step."""
+    engine_logps: torch.Tensor
+    """float32 (C,)."""
+    old_logps: torch.Tensor | None = None
+    """float32 (C,), or None where the policy is still the one that sampled: the ratio is then exactly 1."""
+    ref_logps: torch.Tensor | None = None
+    """float32 (C,), or None without a KL term."""
+
+
+def make_packs(
+    groups: Sequence[tuple[Group, EncodedPrompt]], *, questions: int, tokens_per_pack: int, device: torch.device
+) -> list[Pack]:
+    """Fill packs in order up to `tokens_per_pack` (one group at least). `questions`: of the mini-batch, all ranks."""
+    packs, taken, tokens = [], [], 0
+    for group, encoded in groups:
+        size = packed_tokens(group)
+        if taken and tokens + size > tokens_per_pack:
+            packs.append(_pack(taken, questions, device))
+            taken, tokens = [], 0
+        taken.append((group, encoded))
+        tokens += size
+    return packs + ([_pack(taken, questions, device)] if taken else [])
+
+
+def _pack(taken: Sequence[tuple[Group, EncodedPrompt]], questions: int, device: torch.device) -> Pack:
+    advantages, weights, engine_logps = [], [], []
+    for group, _ in taken:
+        lengths = [len(rollout.ids) for rollout in group.rollouts]
+        weights.append(token_weights(lengths, questions, len(lengths)))
+        advantages.append(torch.repeat_interleave(group.advantages, torch.tensor(lengths)))
+        engine_logps += [rollout.engine_logps for rollout in group.rollouts]
+    inputs = pack_groups([group for group, _ in taken], [encoded for _, encoded in taken], device)
+    return Pack(inputs, torch.cat(advantages).to(device), torch.cat(weights).to(device), torch.cat(engine_logps).to(device))
+
+
+def keep_in_step(packs: Sequence[Pack], spare: Pack, count: int) -> list[Pack]:
+    """Fill up to `count` packs with weightless copies of `spare`: every rank must run the same number of collectives."""
+    idle = replace(spare, weights=torch.zeros_like(spare.weights))
+    return [*packs, *[idle] * (count - len(packs))]
+
+
+@torch.no_grad()
+def logps(model: nn.Module, packs: Sequence[Pack]) -> list[torch.Tensor]:
+    """Log-probs (C,) of each pack under `model`, without gradient. All ranks take part, with as many packs each."""
+    return [model(pack.inputs)[0] for pack in packs]
+
+
+def backward(
+    policy: nn.Module, packs: Sequence[Pack], *, clip_eps: float, kl_coef: float, numbers: Accumulator
+) -> list[torch.Tensor]:
+    """Accumulate the gradient of -(Eq. 6 - beta * KL) over the packs; returns the policy's log-probs (C,) of each.
+
+    All ranks take part with the same number of packs. Adds the mini-batch's metrics to `numbers`.
+    """
+    policy_logps = []
+    for pack in packs:
+        logps_C, entropies_C = policy(pack.inputs)
+        old_C = logps_C.detach() if pack.old_logps is None else pack.old_logps
+        objective_C = clipped_objective(logps_C, old_C, pack.advantages, clip_eps)
+        kl_C = k3_kl(logps_C, pack.ref_logps) if pack.ref_logps is not None else torch.zeros_like(logps_C)
+        loss = (pack.weights * (kl_coef * kl_C - objective_C)).sum()
+        undo_fsdp_mean(loss).backward()
+
+        policy_logps.append(logps_C.detach())
+        counts = pack.weights > 0
+        ratio_C = torch.exp(logps_C.detach() - old_C)[counts]
+        numbers.add("policy/loss", loss, 0)  # sums over packs and ranks; the caller counts the mini-batch once
+        numbers.add("policy/objective", pack.weights * objective_C, 0)
+        numbers.add("policy/entropy", entropies_C[counts])
+        numbers.add("policy/logp_mean", logps_C[counts])
+        numbers.add("policy/clip_fraction", ((ratio_C - 1).abs() > clip_eps).float())
+        numbers.max("policy/ratio_max", ratio_C)
+        if pack.ref_logps is not None:
+            numbers.add("policy/kl", kl_C[counts])
+    return policy_logps
+
+
+def engine_gap(packs: Sequence[Pack], policy_logps: Sequence[torch.Tensor], numbers: Accumulator) -> None:
+    """|trainer - engine| log-prob per token, of the policy as it was when the engine sampled."""
+    for pack, logps_C in zip(packs, policy_logps, strict=True):
+        gap = (logps_C - pack.engine_logps).abs()[pack.weights > 0]
+        numbers.add("policy/engine_gap_mean", gap)
+        numbers.max("policy/engine_gap_max", gap)
