@@ -1,7 +1,7 @@
 """Sharded checkpoints with exact resume (DCP), and the Hugging Face export.
 
-run_dir/checkpoints/step_000040/ holds the shards of every rank, state.json (all loop state that is no tensor) and, last,
-the marker COMPLETE. A folder without the marker does not exist as far as resume is concerned.
+run_dir/checkpoints/step_000040/ holds the shards of every rank, state.json (all loop state that is no tensor) and,
+last, the marker COMPLETE. A folder without the marker does not exist as far as resume is concerned.
 """
 
 from __future__ import annotations

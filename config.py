@@ -173,7 +173,7 @@ PRESETS = {"paper": {}, "toy": TOY}
 
 
 def parse(args: list[str] | None = None) -> Config:
-    """Command line -> Config: the preset's values first, every other flag over them. Exits with one line on a mistake."""
+    """Command line -> Config: the preset's values, every other flag over them. Exits with one line on a mistake."""
     preset, _ = tyro.cli(_Preset, args=args, return_unknown_args=True, add_help=False)
     default = dataclasses.replace(Config(), preset=preset.preset, **PRESETS[preset.preset])
     return tyro.cli(Config, args=args, default=default)
@@ -199,11 +199,17 @@ def check(config: Config, ranks: int, ranks_per_node: int) -> None:
         ),
         (
             config.questions >= ranks,
-            f"--questions {config.questions} a round must be at least the {ranks} ranks, so that each has one to train on",
+            f"--questions {config.questions} a round must be at least the {ranks} ranks: each needs one to train on",
         ),
-        (engines * config.tensor_parallel == ranks, f"{ranks} ranks do not split into engines of {config.tensor_parallel}"),
+        (
+            engines * config.tensor_parallel == ranks,
+            f"{ranks} ranks do not split into engines of {config.tensor_parallel}",
+        ),
         (config.temperature > 0, f"--temperature must be positive; got {config.temperature}"),
-        (config.frames >= 2 and config.frames % 2 == 0, f"--frames must be even, two make one token row; got {config.frames}"),
+        (
+            config.frames >= 2 and config.frames % 2 == 0,
+            f"--frames must be even, two make one token row; got {config.frames}",
+        ),
         (config.flip or config.reverse or config.method != "crpo", "crpo needs --flip or --reverse"),
         (config.max_steps >= 0, f"--max-steps must not be negative; got {config.max_steps}"),
     ]

@@ -1,7 +1,7 @@
-"""One row per RL method: what its second view is, how many rollouts that gets, whether it is trained on, how it is scored.
+"""One row per RL method: what its second view is, whether that is trained on, how both are scored.
 
-Adding a method = one row in METHODS and one pure scoring function. Level 1: the paper's math comes from `rewards.py` and
-`advantage.py`; this file only applies it to the groups of one question.
+Adding a method = one row in METHODS and one pure scoring function. The math comes from `rewards.py` and `advantage.py`;
+this file only applies it to the groups of one question.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class RewardSettings:
 
 @dataclass(frozen=True)
 class Scored:
-    """Rewards and advantages of one question, one entry per branch; `terms` holds each reward term by its paper name."""
+    """Rewards and advantages of one question, one entry per branch; `terms` holds each term by its paper name."""
 
     rewards: list[torch.Tensor]
     """K x (G,)."""
@@ -46,15 +46,15 @@ class Scored:
 @dataclass(frozen=True)
 class Method:
     second_view: Callable[[Question, object, tuple[str, ...]], str | None]
-    """(question, rng, allowed transforms) -> name of the second view's transform, or None: this question has one branch."""
+    """(question, rng, allowed transforms) -> transform of the second view, or None: this question has one branch."""
     train_second: Callable[[RewardSettings], bool]
     """Whether the second branch gives policy gradient."""
     score: Callable[[Question, list[list[Facts]], RewardSettings], Scored]
-    """Facts of each branch's rollouts -> rewards and advantages. Called with one branch where there is no second view."""
+    """Facts of each branch's rollouts -> rewards and advantages; one branch where there is no second view."""
 
 
 def counterfactual_view(question: Question, rng, allowed: tuple[str, ...]) -> str | None:
-    """CRPO: the router's task type chooses (Sec. 3); only videos have a counterfactual, unrouted ones train single-branch."""
+    """CRPO: the router's task type chooses (Sec. 3); text, images and unrouted videos train single-branch."""
     if question.data_type != "video" or question.task_type is None:
         return None
     return transforms.choose(question.task_type, rng, allowed=allowed)

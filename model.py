@@ -20,7 +20,7 @@ from episode import Group, Prompt
 from packing import PackedRow, attention_mask, pack
 
 HUB_NAMES = {f"Qwen3-VL-{size}": f"Qwen/Qwen3-VL-{size}-Instruct" for size in ("2B", "4B", "8B")}
-# Tokens a completion must never hold: a sampled placeholder would be counted as a video feature by the trainer's forward.
+# A completion must never hold these: a sampled placeholder would be counted as a video feature by the trainer.
 BANNED_TOKENS = ("<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>", "<|vision_pad|>")
 BAN_BIAS = -100.0
 LOGIT_CHUNK = 1024  # completion rows whose logits exist at a time: 1024 x 152k float32 = 0.6 GB
@@ -59,16 +59,18 @@ def resolve_checkpoint(name: str) -> str:
     if os.path.isfile(os.path.join(name, "config.json")):
         return name
     if os.path.isdir(name):
-        raise ValueError(f"--model {name}: the folder holds no config.json; give the folder of a Hugging Face checkpoint")
-    if name not in HUB_NAMES and "/" not in name:
+        raise ValueError(
+            f"--model {name}: the folder holds no config.json; give the folder of a Hugging Face checkpoint"
+        )
+    if name not in HUB_NAMES and name.count("/") != 1:
         raise ValueError(f"--model {name}: neither a folder nor one of {', '.join(HUB_NAMES)}")
     from huggingface_hub import snapshot_download  # only here: a local folder needs no hub
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     repo = HUB_NAMES.get(name, name)
     try:
         return snapshot_download(repo, allow_patterns=["*.json", "*.safetensors", "*.txt", "*.jinja"])
-    except (LocalEntryNotFoundError, HfHubHTTPError, ConnectionError) as error:
+    except (LocalEntryNotFoundError, HfHubHTTPError, HFValidationError, ConnectionError) as error:
         raise ValueError(
             f"--model {name}: {repo} is neither in the local Hugging Face cache nor to be had from the hub "
             f"({type(error).__name__}); download it where there is a network and pass its folder"

@@ -43,7 +43,7 @@ class PackedRow:
 def pack(
     prompts: Sequence[Sequence[int]], positions: Sequence[torch.Tensor], completions: Sequence[Sequence[Sequence[int]]]
 ) -> PackedRow:
-    """Lay out groups: `prompts[g]` (P ids), `positions[g]` (3, P), `completions[g][i]` (L ids, ragged, may be empty)."""
+    """Lay out groups: `prompts[g]` (P,) ids, `positions[g]` (3, P), `completions[g][i]` (L,) ids, ragged."""
     ids, places, prefixes, segments, logit_rows, lengths = [], [], [], [], [], []
     segment = 0
     for group, (prompt, position_3P, group_completions) in enumerate(zip(prompts, positions, completions, strict=True)):

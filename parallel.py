@@ -109,5 +109,5 @@ def gather_parameters(policy: nn.Module, dtype: torch.dtype) -> Iterator[tuple[s
 
 
 def undo_fsdp_mean(loss: torch.Tensor) -> torch.Tensor:
-    """FSDP averages gradients over ranks; Eq. 6's denominator already counts all ranks. Cancelled here and only here."""
+    """FSDP averages gradients over ranks, Eq. 6's denominator already counts all ranks: cancelled here alone."""
     return loss * dist.get_world_size()

@@ -79,7 +79,13 @@ class Reader:
 
 
 def draw(
-    planner: Planner, cursor: QuestionCursor, questions: int, reader: Reader, policy: Policy, processor, tensor_parallel: int
+    planner: Planner,
+    cursor: QuestionCursor,
+    questions: int,
+    reader: Reader,
+    policy: Policy,
+    processor,
+    tensor_parallel: int,
 ) -> tuple[list[Planned], dict[int, tuple[Prompt, EncodedPrompt]], dict[str, str]]:
     """-> the plan, this engine's prompts by their index in it, and newly quarantined question ids with the reason.
 

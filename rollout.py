@@ -103,6 +103,7 @@ class VllmEngine:
         """`max_tokens`: prompt and completion together; `frame_shape`: (frames, height, width) of the largest clip."""
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # external_launcher: the engine lives in this process
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
         from vllm import LLM  # after the environment; and a machine without vLLM can still run --engine hf
 
         on_gpu = torch.cuda.is_available()
@@ -126,6 +127,7 @@ class VllmEngine:
                 enforce_eager=eager or not on_gpu,
                 enable_sleep_mode=on_gpu and sleep_level > 0,
                 disable_log_stats=True,
+                use_tqdm_on_load=False,
                 **memory,
                 **({} if on_gpu else {"block_size": 32}),
             )
@@ -152,6 +154,7 @@ class VllmEngine:
                     logprobs=0,  # of the sampled token only
                     seed=seed,  # per request: without it, prompts share their noise and TP ranks can diverge
                     logit_bias=self.bias,
+                    detokenize=False,  # decoded below, once
                 )
             )
         outputs = self.llm.generate(requests, params, use_tqdm=False)
@@ -269,7 +272,7 @@ def _hf_parts(name: str, module, tensor: torch.Tensor) -> Iterator[tuple[str, to
 
 @contextlib.contextmanager
 def _keep_rng():
-    """Building an engine reseeds python, numpy and torch with the engine's seed; the trainer's streams must not notice."""
+    """Building an engine reseeds python, numpy and torch; the trainer's streams must not notice."""
     python, numpy_state, torch_state = random.getstate(), np.random.get_state(), torch.get_rng_state()
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else None
     try:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 
 from episode import Group, Question
-from metrics import Accumulator
 from methods import Scored
+from metrics import Accumulator
 from parallel import gather_objects
 from plan import Planned
 from verifiers import Facts
@@ -86,7 +86,9 @@ def _add(numbers: Accumulator, group: Group, facts: list[Facts]) -> None:
         numbers.add("group/all_correct", float(group.terms["correct"].min() == 1))
         numbers.add("group/all_wrong", float(group.terms["correct"].max() == 0))
     if "behave" in group.terms:
-        numbers.add("relation/dynamic_changed" if group.question.dynamic else "relation/static_kept", group.terms["behave"])
+        numbers.add(
+            "relation/dynamic_changed" if group.question.dynamic else "relation/static_kept", group.terms["behave"]
+        )
     unreadable = torch.tensor([float(f.answer is None) for f in facts])
     numbers.add("rollout/unreadable_counterfactual" if group.branch else "rollout/unreadable", unreadable)
     numbers.add("rollout/prompt_tokens", len(group.prompt_ids))

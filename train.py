@@ -21,6 +21,7 @@ from contextlib import contextmanager
 
 import torch
 import torch.distributed as dist
+import transformers
 
 import checkpoint
 import config as settings
@@ -45,13 +46,15 @@ from transforms import HORIZONTAL_FLIP, TEMPORAL_REVERSE
 from verifiers import verify
 
 NO_TRAIN_FILE = (
-    "--train-file is missing: make the paper's with `python -m data.sources`, `python router.py` and `python -m data.filter` "
-    "(see README), give any file in Video-R1's row format, or try --preset toy"
+    "--train-file is missing: make the paper's with `python -m data.sources`, `python router.py` and "
+    "`python -m data.filter` (see README), give any file in Video-R1's row format, or try --preset toy"
 )
 
 
 def main() -> None:
     config = settings.parse()
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
     local_ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # read before the engine: vLLM overwrites it
     device = parallel.start()
     ranks = dist.get_world_size()
@@ -111,7 +114,15 @@ def main() -> None:
     planner = Planner(method, rewards, allowed, config.questions // config.updates, config.seed)
     reader = make_reader(config, processor)
     cursor = QuestionCursor(train_questions, config.seed)
-    state = {"step": 0, "updates": 0, "rollouts_seen": 0, "wall_s": 0.0, "gap_mean_max": 0.0, "gap_max": 0.0, "before": None}
+    state = {
+        "step": 0,
+        "updates": 0,
+        "rollouts_seen": 0,
+        "wall_s": 0.0,
+        "gap_mean_max": 0.0,
+        "gap_max": 0.0,
+        "before": None,
+    }
     max_steps = config.max_steps or -(-len(train_questions) // config.questions)
     numbers = Accumulator()
     found = checkpoint.complete(config.run_dir) if config.resume == "auto" else []
@@ -191,7 +202,7 @@ def main() -> None:
                     f"{len(groups[i].prompt_ids)} ids against {len(built[i][1].ids)}"
                 )
 
-        # C. score: verify, reward, advantage, once for the whole round (all ranks see all answers, none sees others' clips)
+        # C. score: verify, reward, advantage, once for the whole round (all ranks see all answers)
         with clock("score"):
             owned = owned_groups(len(plan), config.tensor_parallel)
             score(plan, groups, owned, verify=read_answer, reward=reward, numbers=numbers)
@@ -210,10 +221,12 @@ def main() -> None:
             spare = next((packs[0] for packs in mini_batches if packs), None) or update.make_packs(
                 [(groups[mine[0]], built[mine[0]][1])], questions=1, tokens_per_pack=1, device=device
             )[0]  # fmt: skip
-            counts = [max(column) for column in zip(*gather_objects([len(packs) for packs in mini_batches]), strict=True)]
+            counts = [
+                max(column) for column in zip(*gather_objects([len(packs) for packs in mini_batches]), strict=True)
+            ]
             mini_batches = [update.keep_in_step(packs, spare, n) for packs, n in zip(mini_batches, counts, strict=True)]
 
-        # E. old_ref: log-probs of the policy before its first update, and of the reference, where the objective needs them
+        # E. old_ref: log-probs before the first update, and of the reference, where the objective needs them
         with clock("old_ref"):
             for packs in mini_batches:
                 if config.updates > 1:
@@ -234,7 +247,9 @@ def main() -> None:
                     update.engine_gap(packs, policy_logps, numbers)
                 norm = torch.nn.utils.clip_grad_norm_(trainable, config.max_grad_norm).full_tensor().item()
                 if norm != norm or norm == float("inf"):
-                    raise FloatingPointError(f"round {step}: the gradient norm is {norm}; lower --lr or inspect samples.jsonl")
+                    raise FloatingPointError(
+                        f"round {step}: the gradient norm is {norm}; lower --lr or inspect samples.jsonl"
+                    )
                 state["updates"] += 1
                 lr = config.lr * min(1.0, state["updates"] / max(config.warmup_steps, 1))
                 for group in optimizer.param_groups:
@@ -261,7 +276,9 @@ def main() -> None:
                 indices, record = samples.collect(plan, groups, step % config.questions)
                 if log:
                     view = reader.view(plan[indices[0]].question)
-                    samples.write(config.run_dir, step, record, [transformed(view, plan[i]) for i in indices if view], log)
+                    samples.write(
+                        config.run_dir, step, record, [transformed(view, plan[i]) for i in indices if view], log
+                    )
         last = step == max_steps
         report = None
         if last or (config.eval_every and step % config.eval_every == 0):
@@ -279,7 +296,9 @@ def main() -> None:
         state["gap_mean_max"] = max(state["gap_mean_max"], values["policy/engine_gap_mean"])
         state["gap_max"] = max(state["gap_max"], values["policy/engine_gap_max"])
         if values.get("sync/checksum_mismatches"):
-            raise RuntimeError(f"round {step}: {values['sync/checksum_mismatches']:.0f} engine tensors differ from the trainer's")
+            raise RuntimeError(
+                f"round {step}: {values['sync/checksum_mismatches']:.0f} engine tensors differ from the trainer's"
+            )
         if log:
             log.write(step, values | report_metrics(report))
             print(progress_line(step, max_steps, values), flush=True)
@@ -297,11 +316,18 @@ def main() -> None:
         checkpoint.export(export_dir, policy.hf.config, processor, policy.hf.generation_config, parameters())
     if log:
         summary = {
-            "method": config.method, "before": state["before"], "after": after, "engine_gap_mean_max": state["gap_mean_max"],
-            "engine_gap_max": state["gap_max"], "wall_s": state["wall_s"] + time.time() - started, "steps": state["step"],
-            "rollouts_seen": state["rollouts_seen"], "seed": config.seed, "bad_rows": len(bad_rows),
+            "method": config.method,
+            "before": state["before"],
+            "after": after,
+            "engine_gap_mean_max": state["gap_mean_max"],
+            "engine_gap_max": state["gap_max"],
+            "wall_s": state["wall_s"] + time.time() - started,
+            "steps": state["step"],
+            "rollouts_seen": state["rollouts_seen"],
+            "seed": config.seed,
+            "bad_rows": len(bad_rows),
             "quarantined": cursor.quarantined,
-        }  # fmt: skip
+        }
         with open(os.path.join(config.run_dir, "summary.json"), "w") as file:
             json.dump(summary, file, indent=2)
         log.close()
@@ -321,7 +347,9 @@ def main() -> None:
 def prepare_run_dir(config: Config) -> None:
     """Make run_dir; with --resume never, refuse one that holds a run."""
     if config.resume == "never" and os.path.exists(os.path.join(config.run_dir, "metrics.jsonl")):
-        raise ValueError(f"--run-dir {config.run_dir} holds a run; give a new folder, or --resume auto to go on with it")
+        raise ValueError(
+            f"--run-dir {config.run_dir} holds a run; give a new folder, or --resume auto to go on with it"
+        )
     dist.barrier()  # nobody may write before everybody has looked
     os.makedirs(config.run_dir, exist_ok=True)
 
@@ -431,7 +459,7 @@ def build_engine(config: Config, folder: str, banned_ids: tuple[int, ...], devic
 
 
 def compare_copies(parameters, engine: dict, numbers: Accumulator) -> None:
-    """Checksum of every tensor, the trainer's cast against the engine's copy: at lr 1e-6 a stale one hides in bf16 noise."""
+    """Checksum every tensor, trainer's cast against engine's copy: at lr 1e-6 a stale one hides in bf16 noise."""
     for name, tensor in parameters:
         same = checksum(tensor) == engine.get(name)
         if not same:

@@ -58,11 +58,13 @@ def _pack(taken: Sequence[tuple[Group, EncodedPrompt]], questions: int, device: 
         advantages.append(torch.repeat_interleave(group.advantages, torch.tensor(lengths)))
         engine_logps += [rollout.engine_logps for rollout in group.rollouts]
     inputs = pack_groups([group for group, _ in taken], [encoded for _, encoded in taken], device)
-    return Pack(inputs, torch.cat(advantages).to(device), torch.cat(weights).to(device), torch.cat(engine_logps).to(device))
+    return Pack(
+        inputs, torch.cat(advantages).to(device), torch.cat(weights).to(device), torch.cat(engine_logps).to(device)
+    )
 
 
 def keep_in_step(packs: Sequence[Pack], spare: Pack, count: int) -> list[Pack]:
-    """Fill up to `count` packs with weightless copies of `spare`: every rank must run the same number of collectives."""
+    """Fill up to `count` packs with weightless copies of `spare`: all ranks run the same number of collectives."""
     idle = replace(spare, weights=torch.zeros_like(spare.weights))
     return [*packs, *[idle] * (count - len(packs))]
 

@@ -31,7 +31,11 @@ def question_text(question: Question, answer_request: str = ANSWER_REQUEST) -> s
 
 
 def build_prompt(
-    processor, question: Question, view: View | None, *, system_prompt: str = SYSTEM_PROMPT,
+    processor,
+    question: Question,
+    view: View | None,
+    *,
+    system_prompt: str = SYSTEM_PROMPT,
     answer_request: str = ANSWER_REQUEST,
 ) -> Prompt:
     """Render the chat template with the video before the text (as the donor recipe does) and the reply opened."""

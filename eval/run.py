@@ -58,9 +58,7 @@ def report_metrics(report: dict | None) -> dict[str, float]:
         return {}
     parts = {"eval": report, "eval/static": report["static"]}
     parts |= {f"eval/{name}": part for name, part in report["subtasks"].items()}
-    return {
-        f"{prefix}/{key}": part[key] for prefix, part in parts.items() for key in ("acc", "pair_acc") if part["n"]
-    }
+    return {f"{prefix}/{key}": part[key] for prefix, part in parts.items() for key in ("acc", "pair_acc") if part["n"]}
 
 
 def one_line(report: dict | None) -> str:
@@ -71,7 +69,7 @@ def one_line(report: dict | None) -> str:
 
 
 def before_after(reports: dict[str, dict]) -> str:
-    """Reports side by side, one row each: accuracy and pair accuracy over dynamic subtasks, pair accuracy of each one."""
+    """Reports side by side: accuracy and pair accuracy over the dynamic subtasks, pair accuracy of each subtask."""
     rows = [
         {"": label, "acc": report["acc"], "pair acc": report["pair_acc"]}
         | {name: part["pair_acc"] for name, part in report["subtasks"].items()}

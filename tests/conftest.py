@@ -48,3 +48,14 @@ def shared_folder() -> Path:
     if not folder.is_dir():
         pytest.skip("no ../shared folder")
     return folder
+
+
+@pytest.fixture(scope="module")
+def one_thread():
+    """Matrices of the tiny model are too small to share: two threads on busy cores mostly wait for each other."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

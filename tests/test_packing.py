@@ -1,5 +1,7 @@
 """pytest tests/test_packing.py -- the shared-prefix layout: indices, who sees whom, and what is refused."""
 
+import re
+
 import pytest
 import torch
 
@@ -20,17 +22,8 @@ def two_groups():
 def test_the_example_of_the_docstring():
     row = pack([[7, 8, 9]], [positions(3)], [[[1, 2], [3]]])
     lines = {}
-    for line in packing.__doc__.splitlines():
-        words = line.split()
-        name = "logit row" if line.strip().startswith("logit row") else (words[0] if words else "")
-        rest = line.split(name, 1)[1] if name else ""
-        numbers = []
-        for word in rest.split():
-            if not word.lstrip("-").isdigit():
-                break
-            numbers.append(int(word))
-        if numbers:
-            lines[name] = numbers
+    for name, rest in re.findall(r"^ {4}(ids|position|prefix|segment|target|logit row) +(.*)$", packing.__doc__, re.M):
+        lines[name] = [int(number) for number in re.split(" {4,}", rest)[0].split()]  # the remark stands further right
     assert row.ids.tolist() == lines["ids"]
     assert row.positions.tolist() == [lines["position"]] * 3
     assert row.prefixes.tolist() == lines["prefix"]

@@ -56,7 +56,6 @@ def test_a_seed_fixes_every_byte(folder, tmp_path):
     world.write_world(tmp_path, seed=3, train=16, pairs=4)
     for path in sorted(folder.rglob("*.*")):
         assert path.read_bytes() == (tmp_path / path.relative_to(folder)).read_bytes(), path
-    assert world.training_example(0, seed=4, bias=0.97)[0]["path"] == world.training_example(0, seed=3, bias=0.97)[0]["path"]
     assert (world.training_example(0, 4, 0.97)[1] != world.training_example(0, 3, 0.97)[1]).any()
 
 
@@ -109,7 +108,8 @@ def test_the_second_side_is_the_transform_of_the_first(folder):
 
 def test_training_and_evaluation_share_no_clip():
     train = {world.training_example(i, 0, 0.97)[1].tobytes() for i in range(300)}
-    evaluation = {frames.tobytes() for s in world.EVAL_SUBTASKS for i in range(60) for _, frames in world.evaluation_pair(i, s, 0)}
+    pairs = [world.evaluation_pair(i, s, 0) for s in world.EVAL_SUBTASKS for i in range(60)]
+    evaluation = {frames.tobytes() for pair in pairs for _, frames in pair}
     assert len(train) == 300 and not train & evaluation
 
 
@@ -152,7 +152,7 @@ def test_tiny_model_runs_from_its_folder(tiny):
     assert sum(weight.numel() for weight in policy.parameters()) <= 2.5e6
     assert processor.image_processor.image_mean == processor.video_processor.image_mean
     assert processor.image_processor.image_std == processor.video_processor.image_std
-    question = Question("1", 1, "What is going on in this video?", "video", "multiple choice", ("A. left", "B. right"), "A")
+    question = Question("1", 1, "What goes on in this video?", "video", "multiple choice", ("A. left", "B. right"), "A")
     for count, height, width in ((8, 64, 64), (32, 192, 320)):
         frames = torch.randint(0, 256, (count, 3, height, width), dtype=torch.uint8)
         prompt = build_prompt(processor, question, View(frames, "identity", 4.0, count, tuple(range(count))))

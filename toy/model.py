@@ -1,6 +1,6 @@
 """The toy policy: a real Qwen3-VL with a tiny configuration, its tokenizer and its processor.
 
-The classes are the shipped ones; only sizes and vocabulary differ. 1.9 M parameters, so that it learns on two CPU cores.
+The classes are the shipped ones; only sizes and vocabulary differ. 1.8 M parameters: it learns on two CPU cores.
 `build_tiny_model` draws fresh weights; `toy/warm_start_checkpoint/` holds the ones that `toy.warm_start` trained.
 """
 
@@ -48,7 +48,7 @@ CHAT_TEMPLATE = (
 VOCABULARY_LIMIT = 1024  # a multiple of 64; merges stop earlier, once every word of the corpus is one token
 PATCH, MERGE, TEMPORAL_PATCH = 16, 2, 2
 MIN_PIXELS = 32 * 32
-# Over all frames: 32 frames of 128 cells of 32 x 32. An engine profiles videos of this size when it starts: no larger than needed.
+# Over all frames: 32 frames of 128 cells of 32 x 32. No larger than needed: an engine profiles videos of this size.
 MAX_VIDEO_PIXELS = 32 * 128 * 32 * 32
 
 
@@ -60,8 +60,9 @@ def thought(first: str, second: str) -> str:
 def corpus() -> list[str]:
     """Text whose words become single tokens: the toy's questions and answers, the chat frame and the paper's prompt."""
     answers = [*sorted({answer for pool in world.ANSWERS.values() for answer in pool}), NULL_OPTION]
-    lines = [*world.QUESTIONS.values(), "Options:", TOY_SYSTEM_PROMPT, SYSTEM_PROMPT, ANSWER_REQUEST]
-    lines += ["system\n", "user\n", "assistant\n", "<0.2 seconds>", "<think>\n", "\n</think>\n", "\\boxed", "small then big"]
+    lines = [*world.QUESTIONS.values(), "What happens?", "Options:", TOY_SYSTEM_PROMPT, SYSTEM_PROMPT, ANSWER_REQUEST]
+    lines += ["system\n", "user\n", "assistant\n", "<0.2 seconds>", "<think>\n", "\n</think>\n", "\\boxed"]
+    lines += ["small then big"]
     lines += [f"{letter}. {answer}\n" for answer in answers for letter in world.LETTERS]
     return lines + [f"{answer} then {answer}" for answer in answers]
 
@@ -90,12 +91,13 @@ def build_tokenizer() -> Qwen2TokenizerFast:
 
 def build_processor(tokenizer: Qwen2TokenizerFast) -> Qwen3VLProcessor:
     """Both sub-processors share mean and std: the engine normalises video with the image processor's."""
-    common = dict(
-        image_mean=[0.5] * 3, image_std=[0.5] * 3, patch_size=PATCH, temporal_patch_size=TEMPORAL_PATCH, merge_size=MERGE
-    )
+    patches = dict(patch_size=PATCH, temporal_patch_size=TEMPORAL_PATCH, merge_size=MERGE)
+    common = dict(image_mean=[0.5] * 3, image_std=[0.5] * 3, **patches)
     image = Qwen2VLImageProcessor(**common, size={"shortest_edge": MIN_PIXELS, "longest_edge": 64 * MIN_PIXELS})
     video = Qwen3VLVideoProcessor(**common, size={"shortest_edge": MIN_PIXELS, "longest_edge": MAX_VIDEO_PIXELS})
-    return Qwen3VLProcessor(image_processor=image, tokenizer=tokenizer, video_processor=video, chat_template=CHAT_TEMPLATE)
+    return Qwen3VLProcessor(
+        image_processor=image, tokenizer=tokenizer, video_processor=video, chat_template=CHAT_TEMPLATE
+    )
 
 
 def build_config(tokenizer: Qwen2TokenizerFast) -> Qwen3VLConfig:
@@ -106,7 +108,8 @@ def build_config(tokenizer: Qwen2TokenizerFast) -> Qwen3VLConfig:
             vocab_size=-(-len(tokenizer) // 64) * 64, hidden_size=128, intermediate_size=384, num_hidden_layers=4,
             num_attention_heads=4, num_key_value_heads=2, head_dim=32, max_position_embeddings=8192, rope_theta=1e4,
             rope_scaling=dict(rope_type="default", rope_theta=1e4, mrope_section=[8, 4, 4], mrope_interleaved=True),
-            tie_word_embeddings=True, bos_token_id=None, eos_token_id=ids["<|im_end|>"], pad_token_id=ids["<|endoftext|>"],
+            tie_word_embeddings=True, bos_token_id=None, eos_token_id=ids["<|im_end|>"],
+            pad_token_id=ids["<|endoftext|>"],
         ),
         vision_config=dict(
             depth=3, hidden_size=96, intermediate_size=192, num_heads=4, out_hidden_size=128, patch_size=PATCH,
@@ -122,7 +125,7 @@ def build_config(tokenizer: Qwen2TokenizerFast) -> Qwen3VLConfig:
 
 
 def build_model(config: Qwen3VLConfig, seed: int = 0) -> Qwen3VLForConditionalGeneration:
-    """Fresh float32 weights. Std 0.7 / sqrt(fan in): with the usual 0.02 so small a model learned nothing in 800 steps."""
+    """Fresh float32 weights. Std 0.7 / sqrt(fan in): with the usual 0.02 so small a model learned nothing."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = Qwen3VLForConditionalGeneration(config).float()

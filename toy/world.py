@@ -1,28 +1,29 @@
 """The toy world: small clips in which what happens, and a static cue that predicts it, can be told apart.
 
-    python -m toy.world --out DIR            # DIR/clips/*.mp4, DIR/train.jsonl (biased), DIR/eval.jsonl (unbiased pairs)
+    python -m toy.world --out DIR       # DIR/clips/*.mp4, DIR/train.jsonl (biased), DIR/eval.jsonl (unbiased pairs)
 
 A clip is 8 frames of 64 x 64 pixels at 4 fps on a grey ground. What it shows (its `kind`) and what may be asked:
 
-| kind        | answers                                            | task type                    | transforms          |
-|-------------|----------------------------------------------------|------------------------------|---------------------|
-| `direction` | left, right, up, down, up left, ... (8)            | Temporal for up / down, else | reverse; else flip  |
-|             |                                                    | Spatiotemporal               | or reverse          |
-| `change`    | grows / shrinks / appears / vanishes               | Temporal                     | reverse             |
-| `order`     | which edge flashes first: top, bottom, left, right | Temporal                     | reverse (or swap of |
-|             |                                                    |                              | the halves in eval) |
-| `side`      | top left, top right, bottom left, bottom right     | Spatial                      | flip                |
-| `colour`, `shape`, `count` | asked of any shape; of dots         | Static                       | flip, reverse       |
+| question    | answers                                            | task type           | looked at under         |
+|-------------|----------------------------------------------------|---------------------|-------------------------|
+| `direction` | left, right, up left, ... (6)                      | Spatiotemporal      | flip or reversal        |
+|             | up, down                                           | Temporal            | reversal                |
+| `change`    | grows, shrinks, appears, vanishes                  | Temporal            | reversal                |
+| `order`     | which edge flashes first: top, bottom, left, right | Temporal            | reversal (evaluation:   |
+|             |                                                    |                     | or swap of the halves)  |
+| `side`      | top left, top right, bottom left, bottom right     | Spatial             | flip                    |
+| `colour`, `shape` (of any clip but dots), `count` (of dots)      | Static              | flip or reversal        |
 
-**The cue.** In the training split the colour of the object names the answer of a `direction`, `change` or `order` question with
-probability `bias`: with COLOURS numbered 0..7, colour i goes with answer i (direction), i mod 4 (change, order). Otherwise, and everywhere in
-the evaluation split, colour is drawn uniformly. Colour never decides what is *true*: a question about colour is answered by the colour
-seen, and clips of static questions are drawn without bias, so no two labels contradict. No transform moves the cue.
+**The cue.** In the training split the colour of the object names the answer of a `direction`, `change` or `order`
+question with probability `bias`: with COLOURS numbered 0..7, colour i goes with answer i (direction), i mod 4 (change,
+order). Otherwise, and everywhere in the evaluation split, colour is drawn uniformly. Colour never decides what is
+*true*: a question about colour is answered by the colour seen, and clips of static questions are drawn without bias,
+so no two labels contradict. No transform moves the cue.
 
-**Options.** Every question lists four, the null option excluded (the loader appends it in training). Dynamic rows keep
-`cf_answers` (what would be right under each transform); in CF_UNLISTED of the dynamic training rows none of these is listed, so that on the
-counterfactual "None of the above" is right. Evaluation pairs list both right answers, in an order drawn for each side. The answer that the
-cue names is always listed, as a language prior's would be.
+**Options.** Every question lists four, the null option excluded (the loader appends it in training). Training rows keep
+`cf_answers` (what would be right under each transform); in CF_UNLISTED of the dynamic ones none of these is listed, so
+that on the counterfactual "None of the above" is right. Evaluation pairs list both right answers, in an order drawn for
+each side. The answer that the cue names is always listed, as a language prior's would be.
 """
 
 from __future__ import annotations
@@ -87,7 +88,9 @@ ANSWERS = {
 }
 CUED = {"direction": tuple(DIRECTIONS), "change": CHANGES, "order": EDGES}
 STATIC = ("colour", "shape", "count")
-TRAIN_MIX = {"direction": 0.34, "change": 0.17, "order": 0.17, "side": 0.08, "colour": 0.07, "shape": 0.07, "count": 0.10}
+TRAIN_MIX = {
+    "direction": 0.34, "change": 0.17, "order": 0.17, "side": 0.08, "colour": 0.07, "shape": 0.07, "count": 0.10,
+}
 EVAL_SUBTASKS = {
     "reversible_dynamics": ("change",),
     "moving_direction": ("direction",),

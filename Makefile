@@ -1,0 +1,30 @@
+# make demo | test | test-fast | lint | setup. Each makes .venv first and installs what this machine needs into it.
+PYTHON ?= python3
+GPU := $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L >/dev/null 2>&1 && echo yes)
+REQUIREMENTS := $(if $(GPU),requirements.txt,requirements-cpu.txt)
+OVERRIDES := $(if $(GPU),,--override overrides-cpu.txt)
+BIN := .venv/bin
+READY := .venv/ready-$(REQUIREMENTS)
+
+.PHONY: setup demo test test-fast lint
+setup: $(READY)
+
+$(READY): requirements.txt requirements-cpu.txt requirements-common.txt requirements-dev.txt overrides-cpu.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if v in ((3, 11), (3, 12)) else "Python 3.11 or 3.12 is needed, $(PYTHON) is %d.%d: make PYTHON=python3.12" % v)'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python -r $(REQUIREMENTS) -r requirements-dev.txt $(OVERRIDES)
+	touch $@
+
+demo: setup
+	$(BIN)/python -m toy.demo
+
+test: lint
+	$(BIN)/python -m pytest
+
+test-fast: setup
+	$(BIN)/python -m pytest -m "not slow and not gpu"
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .

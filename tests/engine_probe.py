@@ -1,0 +1,118 @@
+"""Facts about one live engine beside one policy, printed as JSON; run in a process of its own by test_engine.py.
+
+python tests/engine_probe.py MODEL_FOLDER
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+
+import torch
+
+sys.path.insert(0, os.path.join(os.path.dirname(__file__), ".."))
+
+import parallel
+from data.prompts import build_prompt
+from episode import Group, Question, View
+from model import BANNED_TOKENS, load_policy, load_processor, pack_groups
+from rollout import HfEngine, Sampling, VllmEngine, checksum
+from toy.model import TOY_SYSTEM_PROMPT
+
+
+def view(seed: int) -> View:
+    frames = torch.randint(0, 256, (8, 3, 64, 64), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
+    return View(frames, "identity", 4.0, 8, tuple(range(8)))
+
+
+def main(folder: str) -> None:
+    device = parallel.start()
+    torch.manual_seed(5)
+    before_engine = torch.get_rng_state()
+    policy, processor = load_policy(folder), load_processor(folder)
+    policy.float()
+    engine = VllmEngine(
+        folder, dtype="float32", banned_ids=policy.banned_ids, max_tokens=640, max_sequences=64, frame_shape=(8, 64, 64)
+    )
+    facts = {"rng_kept": torch.equal(torch.get_rng_state(), before_engine)}
+    options = ("A. left", "B. right", "C. up", "D. down")
+    question = Question("q", 1, "Which way does it move?", "video", "multiple choice", options, "A")
+    prompts = [build_prompt(processor, question, view(seed), system_prompt=TOY_SYSTEM_PROMPT) for seed in (0, 1)]
+    sampling = Sampling(n=8, temperature=1.0, max_tokens=24)
+
+    def sample(source=engine, how=sampling):
+        return source.generate(prompts, [11, 12], how)
+
+    def gap(outputs) -> float:
+        worst = 0.0
+        for prompt, out in zip(prompts, outputs, strict=True):
+            encoded = policy.encode(processor, prompt)
+            assert encoded.ids == out.prompt_ids, "engine and trainer must read the same prompt"
+            group = Group(question, 0, prompt, out.prompt_ids, out.rollouts)
+            with torch.no_grad():
+                logps, _ = policy(pack_groups([group], [encoded], device))
+            engine_logps = torch.cat([rollout.engine_logps for rollout in out.rollouts])
+            worst = max(worst, (logps - engine_logps).abs().max().item())
+        return worst
+
+    def named():
+        return [(name.removeprefix("hf."), p.detach().clone()) for name, p in policy.named_parameters()]
+
+    def perturb(*parts: str) -> None:
+        generator = torch.Generator().manual_seed(3)
+        with torch.no_grad():
+            for name, parameter in policy.named_parameters():
+                if any(part in name for part in parts):
+                    parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
+
+    def checksums_equal() -> bool:
+        copies = engine.checksums()
+        return all(checksum(tensor) == copies.get(name) for name, tensor in named())
+
+    first = sample()
+    facts["gap_start"] = gap(first)
+    facts["distinct"] = len({rollout.ids for rollout in first[0].rollouts})
+    facts["same_noise"] = first[0].rollouts[0].ids == first[1].rollouts[0].ids
+    facts["reproducible"] = [r.ids for o in first for r in o.rollouts] == [r.ids for o in sample() for r in o.rollouts]
+    banned = set(map(processor.tokenizer.convert_tokens_to_ids, BANNED_TOKENS))
+    facts["banned_sampled"] = any(banned & set(r.ids) for o in first for r in o.rollouts)
+    facts["checksums_start"] = checksums_equal()
+
+    perturb("merger", "language_model.layers")
+    facts["gap_stale"] = gap(sample())
+    facts["checksums_stale"] = checksums_equal()
+    engine.sync(named())
+    facts["gap_synced"] = gap(sample())
+    facts["checksums_synced"] = checksums_equal()
+
+    whole = engine.drop_caches
+    inner = engine.llm
+    for label, partial in {
+        "without_prefix_reset": (inner.llm_engine.reset_encoder_cache, inner.reset_mm_cache),
+        "without_encoder_reset": (inner.reset_prefix_cache, inner.reset_mm_cache),
+    }.items():
+        sample()  # fills every cache under the present weights
+        perturb("merger", "language_model.layers")
+        engine.drop_caches = lambda partial=partial: [reset() for reset in partial]
+        engine.sync(named())
+        facts[f"gap_{label}"] = gap(sample())
+        engine.drop_caches = whole
+        engine.sync(named())
+        facts[f"gap_after_{label}"] = gap(sample())
+
+    greedy = Sampling(n=1, temperature=0.0, max_tokens=24)
+    other = HfEngine(folder, dtype="float32", banned_ids=policy.banned_ids, device=device)
+    other.sync(named())
+    facts["hf_same_greedy"] = [o.rollouts[0].ids for o in sample(how=greedy)] == [
+        o.rollouts[0].ids for o in sample(other, greedy)
+    ]
+    hf_outputs = sample(other)
+    facts["hf_gap"] = gap(hf_outputs)
+    facts["hf_distinct"] = len({rollout.ids for rollout in hf_outputs[0].rollouts})
+    print(json.dumps(facts), flush=True)
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,55 @@
+"""The live engine against the trainer's policy: gap, sync, checksums, what a forgotten cache reset does.
+
+pytest tests/test_engine.py
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+
+pytestmark = pytest.mark.slow
+FP32 = 1e-5  # trainer and engine add up in another order
+VISIBLE = 1e-2  # what a stale cache of perturbed weights costs at the least
+
+
+@pytest.fixture(scope="module")
+def facts(tiny_folder):
+    environment = os.environ | {"OMP_NUM_THREADS": "2", "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, str(ROOT / "tests" / "engine_probe.py"), tiny_folder]
+    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=400)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def test_log_probs_agree_before_any_sync(facts):
+    assert facts["gap_start"] <= FP32 and facts["checksums_start"]
+
+
+def test_a_sync_carries_perturbed_merger_and_llm_into_the_engine(facts):
+    assert facts["gap_stale"] > VISIBLE and not facts["checksums_stale"]
+    assert facts["gap_synced"] <= FP32 and facts["checksums_synced"]
+
+
+@pytest.mark.parametrize("forgotten", ["prefix", "encoder"])
+def test_a_forgotten_cache_reset_shows_in_the_gap(facts, forgotten):
+    assert facts[f"gap_without_{forgotten}_reset"] > VISIBLE
+    assert facts[f"gap_after_without_{forgotten}_reset"] <= FP32
+
+
+def test_sampling_is_seeded_per_prompt_and_never_draws_a_placeholder(facts):
+    assert facts["distinct"] == 8 and facts["reproducible"]
+    assert not facts["same_noise"] and not facts["banned_sampled"]
+
+
+def test_building_an_engine_leaves_the_random_streams_alone(facts):
+    assert facts["rng_kept"]
+
+
+def test_the_transformers_engine_answers_the_same(facts):
+    assert facts["hf_same_greedy"] and facts["hf_gap"] <= FP32 and facts["hf_distinct"] == 8

@@ -1,0 +1,279 @@
+"""pytest tests/test_model.py -- packed log-probs and gradients equal the ordinary forward, one row per rollout.
+
+In float32 on the CPU: log-probs to 5e-6, gradients to 1e-5 relative, over every trainable parameter.
+"""
+
+import pytest
+import torch
+from distributed import make_group, plain_logps, random_view, relative_difference
+
+import model as model_module
+from model import BANNED_TOKENS, load_policy, load_processor, pack_groups, packed_tokens, resolve_checkpoint, trainer_names
+from packing import split_by_completion
+
+LOGP_TOLERANCE = 5e-6
+GRAD_TOLERANCE = 1e-5
+CPU = torch.device("cpu")
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(scope="module")
+def processor(tiny_folder):
+    return load_processor(tiny_folder)
+
+
+def float_policy(folder, **options):
+    return load_policy(folder, **options).float()
+
+
+@pytest.fixture
+def policy(tiny_folder):
+    return float_policy(tiny_folder)
+
+
+def cases(processor, policy, name):
+    """Groups of one row, by what makes them awkward."""
+    clip, other = random_view(1), random_view(2, frames=6, size=(64, 96))
+    return {
+        "equal lengths": lambda: [make_group(processor, policy, 1, [5, 5, 5], view=clip)],
+        "ragged": lambda: [make_group(processor, policy, 2, [1, 9, 4], view=clip)],
+        "an empty completion": lambda: [make_group(processor, policy, 3, [3, 0, 2], view=clip)],
+        "two clips in one row": lambda: [
+            make_group(processor, policy, 4, [4, 1], view=clip),
+            make_group(processor, policy, 5, [2, 7, 3], view=other),
+        ],
+        "text alone": lambda: [make_group(processor, policy, 6, [4, 2], view=None)],
+        "text between clips": lambda: [
+            make_group(processor, policy, 7, [3, 2], view=other),
+            make_group(processor, policy, 8, [5], view=None),
+            make_group(processor, policy, 9, [2, 6], view=clip),
+        ],
+    }[name]()
+
+
+CASES = ["equal lengths", "ragged", "an empty completion", "two clips in one row", "text alone", "text between clips"]
+
+
+def packed_forward(policy, members):
+    inputs = pack_groups([group for group, _ in members], [encoded for _, encoded in members], CPU)
+    return *policy(inputs), inputs
+
+
+def plain_forward(policy, processor, members):
+    """(C,) in the order of the pack, from ordinary forwards."""
+    return torch.cat(
+        [
+            plain_logps(policy.hf, processor, group, i, banned=policy.banned_ids, temperature=policy.temperature)
+            for group, _ in members
+            for i, rollout in enumerate(group.rollouts)
+            if rollout.ids
+        ]
+    )
+
+
+def gradients(policy, loss):
+    policy.zero_grad()
+    loss.backward()
+    return {name: p.grad.clone() for name, p in policy.named_parameters() if p.grad is not None}
+
+
+def weights(n):
+    return torch.linspace(-1.0, 1.3, n)  # both signs, no two alike
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_packed_equals_one_row_per_rollout(policy, processor, name, record_property):
+    members = cases(processor, policy, name)
+    packed, _, inputs = packed_forward(policy, members)
+    plain = plain_forward(policy, processor, members)
+    assert packed.dtype == torch.float32 and len(packed) == sum(inputs.row.lengths)
+    gap = (packed - plain).abs().max().item()
+    got, expected = (gradients(policy, (weights(len(v)) * v).sum()) for v in (packed, plain))
+    if name == "text alone":  # the packed forward gives the mergers zeros, the plain one nothing: see test_update
+        merger = set(got) - set(expected)
+        assert merger and all("merger" in n and not got[n].any() for n in merger)
+        got = {n: v for n, v in got.items() if n not in merger}
+    else:
+        assert {n for n, p in policy.named_parameters() if p.requires_grad} == expected.keys()
+    difference = relative_difference(got, expected)
+    print(f"{name}: log-probs {gap:.1e}, gradients {difference:.1e}")
+    record_property("max_logp_diff", gap)
+    record_property("max_grad_diff", difference)
+    assert gap <= LOGP_TOLERANCE
+    assert difference <= GRAD_TOLERANCE
+
+
+def test_with_a_plain_causal_mask_completions_leak(policy, processor, monkeypatch):
+    """The control of the test above: without the block mask the comparison must fail, and by far."""
+    members = cases(processor, policy, "two clips in one row")
+    plain = plain_forward(policy, processor, members)
+
+    def causal(row):
+        return torch.ones(len(row.ids), len(row.ids), dtype=torch.bool).tril()[None, None]
+
+    monkeypatch.setattr(model_module, "attention_mask", causal)
+    assert (packed_forward(policy, members)[0] - plain).abs().max() > 1e-2
+
+
+def test_editing_one_completion_leaves_the_others_log_probs(policy, processor):
+    members = cases(processor, policy, "two clips in one row")
+    before, _, inputs = packed_forward(policy, members)
+    rollout = members[0][0].rollouts[0]
+    object.__setattr__(rollout, "ids", tuple((i + 17) % 256 for i in rollout.ids))
+    after = packed_forward(policy, members)[0]
+    parts = zip(split_by_completion(before, inputs.row), split_by_completion(after, inputs.row), strict=True)
+    for index, (old, new) in enumerate(parts):
+        assert torch.allclose(old, new, rtol=0, atol=1e-6) == (index != 0)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.7])
+def test_temperature_and_token_ban_shape_the_distribution(tiny_folder, processor, temperature):
+    """With both, packed equals plain; and each of them matters (a log-prob without it is another number)."""
+    policy = float_policy(tiny_folder, temperature=temperature)
+    tokenizer = processor.tokenizer
+    assert sorted(policy.banned_ids) == sorted(tokenizer.convert_tokens_to_ids(list(BANNED_TOKENS)))
+    members = cases(processor, policy, "ragged")
+    with torch.no_grad():
+        packed, _, inputs = packed_forward(policy, members)
+        assert (packed - plain_forward(policy, processor, members)).abs().max() <= LOGP_TOLERANCE / min(temperature, 1)
+        group = members[0][0]
+        arguments = (policy.hf, processor, group, 1)
+        hot = plain_logps(*arguments, banned=policy.banned_ids, temperature=1.0)
+        free = plain_logps(*arguments, banned=(), temperature=temperature)
+        mine = split_by_completion(packed, inputs.row)[1]
+        assert (mine - hot).abs().max() > 1e-2
+        assert (mine - free).abs().max() > 1e-4
+
+
+def test_a_banned_token_has_no_probability(policy, processor):
+    members = cases(processor, policy, "ragged")
+    rollout = members[0][0].rollouts[1]
+    pad = processor.tokenizer.convert_tokens_to_ids("<|vision_end|>")
+    object.__setattr__(rollout, "ids", (*rollout.ids[:-1], pad))
+    with torch.no_grad():
+        packed, _, inputs = packed_forward(policy, members)
+    assert split_by_completion(packed, inputs.row)[1][-1] < -80
+
+
+def test_entropy_is_the_policys_and_carries_no_gradient(policy, processor):
+    members = cases(processor, policy, "equal lengths")
+    _, entropies, inputs = packed_forward(policy, members)
+    assert not entropies.requires_grad and entropies.shape == inputs.row.targets.shape
+    hidden = policy.hf.model(
+        input_ids=inputs.row.ids[None],
+        attention_mask=model_module.attention_mask(inputs.row),
+        position_ids=inputs.row.positions[:, None],
+        pixel_values_videos=inputs.pixels,
+        video_grid_thw=inputs.grid,
+    ).last_hidden_state[0]
+    logits = policy.hf.lm_head(hidden)[inputs.row.logit_rows].detach()
+    logits[:, list(policy.banned_ids)] -= 100
+    torch.testing.assert_close(entropies, torch.distributions.Categorical(logits=logits).entropy(), rtol=1e-4, atol=1e-4)
+
+
+def test_chunks_of_logits_change_nothing(policy, processor, monkeypatch):
+    members = cases(processor, policy, "text between clips")
+    whole, whole_entropies, _ = packed_forward(policy, members)
+    expected = gradients(policy, (weights(len(whole)) * whole).sum())
+    monkeypatch.setattr(model_module, "LOGIT_CHUNK", 3)
+    chunked, entropies, _ = packed_forward(policy, members)
+    torch.testing.assert_close(chunked, whole, rtol=0, atol=1e-6)
+    torch.testing.assert_close(entropies, whole_entropies, rtol=0, atol=1e-5)
+    assert relative_difference(gradients(policy, (weights(len(chunked)) * chunked).sum()), expected) <= 1e-6
+
+
+def test_gradient_checkpointing_changes_nothing(tiny_folder, policy, processor):
+    members = cases(processor, policy, "two clips in one row")
+    plain = packed_forward(policy, members)[0]
+    expected = gradients(policy, (weights(len(plain)) * plain).sum())
+    saving = float_policy(tiny_folder, gradient_checkpointing=True).train()
+    assert saving.hf.model.language_model.is_gradient_checkpointing
+    calls = []
+    saving.layers()[0].input_layernorm.register_forward_pre_hook(lambda *_: calls.append(1))
+    saved = packed_forward(saving, members)[0]
+    got = gradients(saving, (weights(len(saved)) * saved).sum())
+    assert len(calls) == 2, "the layer must run again in the backward pass"
+    assert torch.equal(saved, plain)
+    assert relative_difference(got, expected) <= 1e-7
+
+
+def test_the_vision_tower_is_frozen_and_mergers_and_llm_train(policy):
+    trainable = {name for name, parameter in trainer_names(policy.named_parameters()) if parameter.requires_grad}
+    frozen = {name for name, parameter in trainer_names(policy.named_parameters()) if not parameter.requires_grad}
+    linear = [f"{layer}.{kind}" for layer in ("linear_fc1", "linear_fc2", "norm") for kind in ("weight", "bias")]
+    heads = ["merger", "deepstack_merger_list.0", "deepstack_merger_list.1"]
+    layer = [
+        *[f"self_attn.{part}" for part in ("q_proj", "k_proj", "v_proj", "o_proj", "q_norm", "k_norm")],
+        *[f"mlp.{part}" for part in ("gate_proj", "up_proj", "down_proj")],
+        "input_layernorm",
+        "post_attention_layernorm",
+    ]
+    language = "model.language_model"
+    assert trainable == {
+        *[f"model.visual.{head}.{name}" for head in heads for name in linear],
+        *[f"{language}.layers.{n}.{name}.weight" for n in range(4) for name in layer],
+        f"{language}.embed_tokens.weight",
+        f"{language}.norm.weight",
+    }
+    block = [
+        *[f"{name}.{kind}" for name in ("norm1", "norm2", "attn.qkv", "attn.proj") for kind in ("weight", "bias")],
+        *[f"mlp.{name}.{kind}" for name in ("linear_fc1", "linear_fc2") for kind in ("weight", "bias")],
+    ]
+    assert frozen == {
+        *[f"model.visual.blocks.{n}.{name}" for n in range(3) for name in block],
+        "model.visual.patch_embed.proj.weight",
+        "model.visual.patch_embed.proj.bias",
+        "model.visual.pos_embed.weight",
+    }
+    merger = {id(parameter) for parameter in policy.merger_parameters()}
+    assert merger == {id(p) for name, p in policy.named_parameters() if "merger" in name}
+
+
+def test_packed_tokens_counts_the_prompt_once(policy, processor):
+    members = cases(processor, policy, "two clips in one row")
+    inputs = pack_groups([group for group, _ in members], [encoded for _, encoded in members], CPU)
+    assert sum(packed_tokens(group) for group, _ in members) == len(inputs.row.ids)
+
+
+def test_encode_gives_what_the_processor_gives(policy, processor):
+    group, encoded = make_group(processor, policy, 1, [2], view=random_view(1, frames=6))
+    video_pad = processor.tokenizer.convert_tokens_to_ids("<|video_pad|>")
+    assert encoded.positions.shape == (3, len(encoded.ids))
+    assert encoded.ids.count(video_pad) == 3 * 2 * 2 and encoded.grid.tolist() == [[3, 4, 4]]
+    assert len(encoded.pixels) == 3 * 4 * 4
+
+
+def test_resolve_checkpoint_takes_a_folder(tiny_folder):
+    assert resolve_checkpoint(tiny_folder) == tiny_folder
+
+
+def one_line_error(name):
+    with pytest.raises(ValueError) as error:
+        resolve_checkpoint(name)
+    line = str(error.value)
+    assert "\n" not in line and line.startswith(f"--model {name}")
+    return line
+
+
+def test_resolve_checkpoint_names_what_it_knows():
+    assert "Qwen3-VL-8B" in one_line_error("Qwen9-VL")
+
+
+def test_resolve_checkpoint_refuses_a_folder_without_config(tmp_path):
+    assert "config.json" in one_line_error(str(tmp_path))
+
+
+def test_resolve_checkpoint_without_network_or_cache(tmp_path, monkeypatch):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    assert "Qwen/Qwen3-VL-8B-Instruct" in one_line_error("Qwen3-VL-8B")
+
+
+def test_resolve_checkpoint_tells_a_mistyped_path_from_a_hub_name(tmp_path):
+    one_line_error(str(tmp_path / "missing"))
+
+
+def test_resolve_checkpoint_refuses_what_the_hub_cannot_hold():
+    one_line_error("./missing")

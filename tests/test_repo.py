@@ -1,0 +1,93 @@
+"""The house keeps its own promises: README tables name real things, files import downwards only, no path is private.
+
+pytest tests/test_repo.py
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import re
+
+import pytest
+from conftest import ROOT
+
+README = (ROOT / "README.md").read_text()
+# Level of each file (DESIGN): a file imports only lower levels; level 0 imports none of ours.
+LEVELS = {
+    "rewards": 0, "advantage": 0, "transforms": 0, "verifiers": 0, "episode": 0, "config": 0,
+    "packing": 1, "methods": 1, "parallel": 1, "metrics": 1, "pictures": 1, "checkpoint": 1, "eval.scoring": 1,
+    "data.video": 1, "data.prompts": 1, "data.dataset": 2, "data.check": 3,
+    "model": 2, "rollout": 3, "update": 3, "plan": 3, "score": 4, "samples": 4, "eval.run": 4,
+    "toy.world": 1, "toy.model": 2, "toy.warm_start": 3, "train": 5, "toy.demo": 5,
+}  # fmt: skip
+
+
+def section(title: str) -> list[list[str]]:
+    """Body rows of the table under a heading of the README."""
+    text = README.split(f"## {title}\n")[1].split("\n## ")[0]
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
+
+
+def modules() -> dict[str, ast.Module]:
+    paths = [*ROOT.glob("*.py"), *(p for d in ("data", "eval", "toy") for p in (ROOT / d).glob("*.py"))]
+    names = {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in paths if path.stem != "__init__"}
+    return {name: ast.parse(path.read_text()) for name, path in names.items()}
+
+
+def imports_of(tree: ast.Module) -> set[str]:
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        if isinstance(node, ast.ImportFrom):
+            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def test_every_file_of_the_reading_order_exists_and_none_is_missing():
+    listed = [row[0].strip("`") for row in section("Reading order")]
+    assert sorted(listed) == sorted(name.replace(".", "/") + ".py" for name in modules())
+
+
+@pytest.mark.parametrize("row", section("From the paper to the code"), ids=lambda row: row[0])
+def test_every_function_of_the_equation_table_exists(row):
+    module, _, function = row[1].strip("`").rpartition(".")
+    assert callable(getattr(importlib.import_module(module), function))
+
+
+def test_every_flag_in_the_readme_is_a_setting():
+    import dataclasses
+
+    from config import Config
+
+    fields = {field.name for field in dataclasses.fields(Config)}
+    elsewhere = {"nproc_per_node", "nnodes", "help", "decode"}  # torchrun's, tyro's, data.check's
+    flags = {flag.replace("-", "_") for flag in re.findall(r"--([a-z][a-z_-]*)", README)} - elsewhere
+    assert flags <= fields | {f"no_{name}" for name in fields}, flags - fields
+
+
+def test_files_import_only_lower_levels():
+    trees = modules()
+    assert set(trees) == set(LEVELS)
+    for name, tree in trees.items():
+        for other in imports_of(tree) & set(LEVELS):
+            assert LEVELS[other] < LEVELS[name] or (name, other) == ("data.dataset", "verifiers"), (
+                f"{name} imports {other}"
+            )
+
+
+def test_the_heavy_imports_have_one_home_each():
+    homes = {"decord": {"data.video"}, "vllm": {"rollout"}}
+    for package, allowed in homes.items():
+        users = {name for name, tree in modules().items() if any(i.split(".")[0] == package for i in imports_of(tree))}
+        assert users <= allowed, f"{package} belongs in {allowed}, found in {users}"
+
+
+def test_no_broad_except():
+    for name, tree in modules().items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ExceptHandler):
+                caught = ast.unparse(node.type) if node.type else ""
+                assert caught not in ("", "Exception", "BaseException"), f"{name}:{node.lineno} catches everything"

@@ -1,0 +1,193 @@
+"""The real train.py, as a user starts it: two ranks, real engines, real clips, stop and resume, tensor parallel.
+
+pytest tests/test_train.py
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ROOT
+
+from metrics import METRICS, describe, read_metrics
+
+pytestmark = pytest.mark.slow
+TASKS = ["Temporal", "Spatial", "Static"]
+
+
+def run_train(*flags: object, ranks: int = 2, expect: int = 0) -> subprocess.CompletedProcess:
+    command = [sys.executable, "train.py"]
+    if ranks > 1:
+        command = [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            f"--nproc_per_node={ranks}",
+            "train.py",
+        ]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    command += [str(flag) for flag in flags]
+    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=500)
+    assert done.returncode == expect, done.stdout[-2000:] + done.stderr[-4000:]
+    return done
+
+
+def rows_of(run_dir: Path) -> dict[int, dict]:
+    rows = read_metrics(run_dir / "metrics.jsonl")
+    assert [row["step"] for row in rows] == list(range(len(rows))), "one object a step, none missing or repeated"
+    return {int(row["step"]): row for row in rows}
+
+
+def same_but_time(a: dict, b: dict) -> None:
+    skip = ("time/", "memory/", "rollout/tokens_per_s", "sync/", "eval/")
+    names = [name for name in a if not name.startswith(skip)]
+    assert {name: a[name] for name in names} == {name: b[name] for name in names}
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    from toy.world import write_world
+
+    folder = tmp_path_factory.mktemp("world")
+    write_world(folder, train=40, pairs=3)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def toy_flags(world):
+    return ("--preset", "toy", "--train-file", world / "train.jsonl", "--eval-file", world / "eval.jsonl",
+            "--data-root", world, "--questions", 8, "--rollouts", 4)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def toy_run(toy_flags, tmp_path_factory):
+    """Four rounds of CRPO from the shipped warm start, two ranks, fp32, saved after two and after four."""
+    run_dir = tmp_path_factory.mktemp("runs") / "whole"
+    run_train(*toy_flags, "--run-dir", run_dir, "--max-steps", 4, "--save-every", 2, "--dtype", "float32",
+              "--updates", 2, "--samples-every", 2, "--checksum-every", 1)  # fmt: skip
+    return run_dir
+
+
+def test_a_run_leaves_what_a_person_looks_for(toy_run):
+    rows = rows_of(toy_run)
+    assert len(rows) == 5
+    for name in {name for row in rows.values() for name in row} - {"step"}:
+        describe(name)  # KeyError: not in the table of metric names
+    unused = {name for name in METRICS if "*" not in name} - {name for row in rows.values() for name in row}
+    assert unused <= {"data/single_branch", "time/save"}, unused
+    summary = json.loads((toy_run / "summary.json").read_text())
+    for side in ("before", "after"):
+        assert 0 <= summary[side]["pair_acc"] <= summary[side]["acc"] <= 100
+        assert set(summary[side]["subtasks"]) == {"reversible_dynamics", "moving_direction", "event_sequence", "static"}
+    assert summary["steps"] == 4 and summary["seed"] == 0 and summary["wall_s"] > 0
+    config = json.loads((toy_run / "config.json").read_text())
+    assert config["method"] == "crpo" and config["lambda_d"] == 0.3
+    samples = [json.loads(line) for line in (toy_run / "samples.jsonl").read_text().splitlines()]
+    assert [len(sample["branches"]) for sample in samples] == [2, 2, 2]
+    assert {"reward", "advantage", "behave", "crr_aug", "cf_format"} == set(
+        samples[0]["branches"][1]["rollouts"][0]["rewards"]
+    )
+    assert (toy_run / "curves.png").stat().st_size > 10_000
+    assert list(toy_run.glob("events.*"))
+
+
+def test_gap_and_checksums_hold_after_every_sync(toy_run):
+    rows = rows_of(toy_run)
+    assert all(rows[step]["policy/engine_gap_max"] <= 1e-5 for step in range(1, 5))
+    assert all(rows[step]["sync/checksum_mismatches"] == 0 for step in range(1, 5))
+    assert all(rows[step]["sync/checksum_tensors"] > 100 for step in range(1, 5))
+    assert json.loads((toy_run / "summary.json").read_text())["engine_gap_max"] <= 1e-5
+    assert all(rows[step]["policy/grad_norm"] > 0 for step in range(1, 5))
+
+
+def test_two_rounds_and_a_resume_equal_four(toy_run, toy_flags, tmp_path):
+    part = tmp_path / "part"
+    shutil.copytree(toy_run, part)
+    shutil.rmtree(part / "checkpoints" / "step_000004")
+    (part / "checkpoints" / "step_000003").mkdir()  # no marker: was being written when the machine died
+    done = run_train(*toy_flags, "--run-dir", part, "--max-steps", 4, "--save-every", 2, "--dtype", "float32",
+                     "--updates", 2, "--samples-every", 2, "--checksum-every", 1)  # fmt: skip
+    assert "after round 2" in done.stdout
+    whole, resumed = rows_of(toy_run), rows_of(part)
+    for step in (3, 4):
+        same_but_time(whole[step], resumed[step])
+
+
+def test_the_export_answers_the_same_in_transformers_and_in_vllm(toy_run):
+    environment = os.environ | {"OMP_NUM_THREADS": "2", "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, str(ROOT / "tests" / "engine_probe.py"), str(toy_run / "export")]
+    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=400)
+    assert done.returncode == 0, done.stderr[-3000:]
+    facts = json.loads(done.stdout.strip().splitlines()[-1])
+    assert facts["gap_start"] <= 1e-5 and facts["hf_same_greedy"]
+
+
+def test_bf16_gap_and_tensor_parallel_two(toy_flags, tmp_path):
+    run_dir = tmp_path / "tp2"
+    run_train(*toy_flags, "--run-dir", run_dir, "--max-steps", 2, "--tensor-parallel", 2, "--checksum-every", 1)
+    rows = rows_of(run_dir)  # ranks of one engine that sampled different tokens would have stopped the run
+    assert all(rows[step]["policy/engine_gap_mean"] <= 2e-3 for step in (1, 2))
+    assert all(rows[step]["sync/checksum_mismatches"] == 0 for step in (1, 2))
+
+
+def test_real_clips_train_with_a_scripted_reward(tiny_folder, shared_folder, tmp_path):
+    from safetensors.torch import load_file
+
+    videos = shared_folder / "data" / "videos"
+    rows = [
+        {"problem_id": i, "problem": "What happens?", "data_type": "video", "problem_type": "multiple choice",
+         "options": ["A. one", "B. two"], "solution": "<answer>A</answer>", "path": path.name, "task_type": kind}
+        for i, (path, kind) in enumerate(zip(sorted(videos.iterdir()), TASKS * 2, strict=True))
+    ]  # fmt: skip
+    rows += [
+        {**rows[0], "problem_id": "outside", "path": "../README.md"},
+        {**rows[0], "problem_id": "x", "solution": "Z"},
+    ]
+    train_file = tmp_path / "rows.jsonl"
+    train_file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    run_dir = tmp_path / "real"
+    done = run_train(
+        "--model", tiny_folder, "--train-file", train_file, "--data-root", videos, "--run-dir", run_dir,
+        "--questions", 4, "--updates", 1, "--rollouts", 4, "--max-completion-tokens", 24, "--max-steps", 2,
+        "--lr", 1e-3, "--scripted-reward", "--dtype", "float32", "--max-prompt-tokens", 4096, "--engine-sequences", 16,
+        "--checksum-every", 1, "--max-pixels", 256 * 1024,
+    )  # fmt: skip
+    assert f"{train_file}:7 path" in done.stdout and f"{train_file}:8 solution" in done.stdout
+    assert "corrupted.mp4" in (run_dir / "bad_rows.txt").read_text()
+    rows = rows_of(run_dir)
+    assert all(rows[step]["policy/grad_norm"] > 0 and rows[step]["policy/engine_gap_max"] <= 2e-5 for step in (1, 2))
+    assert rows[2]["data/quarantined"] == 1 and rows[1]["rollout/prompt_tokens"] > 100
+    start, end = load_file(f"{tiny_folder}/model.safetensors"), load_file(run_dir / "export" / "model.safetensors")
+    moved = {name for name in start if not torch.equal(start[name].float(), end[name].float())}
+    assert any("merger" in name for name in moved) and any("language_model" in name for name in moved)
+    assert not any("visual.blocks" in name or "patch_embed" in name for name in moved), "the vision encoder is frozen"
+
+
+def test_one_process_and_the_transformers_engine(toy_flags, tmp_path):
+    run_dir = tmp_path / "hf"
+    run_train(*toy_flags, "--run-dir", run_dir, "--engine", "hf", "--method", "grpo", "--max-steps", 1, "--no-export",
+              "--gradient-checkpointing", "--eval-file", "", ranks=1)  # fmt: skip
+    assert rows_of(run_dir)[1]["policy/engine_gap_mean"] <= 2e-3
+
+
+@pytest.mark.parametrize(
+    "flags, words",
+    [
+        ((), "--train-file is missing"),
+        (("--train-file", "nowhere.jsonl"), "nowhere.jsonl"),
+        (("--train-file", "README.md", "--model", "Qwen3-VL-8B"), "Qwen3-VL-8B"),
+        (("--preset", "toy", "--questions", "9", "--updates", "2"), "--questions 9"),
+        (("--no-such-flag",), "no-such-flag"),
+    ],
+)
+def test_a_users_mistake_is_one_readable_line(flags, words, tmp_path):
+    done = run_train(*flags, "--run-dir", tmp_path / "run", ranks=1, expect=2)
+    assert words in done.stderr and "Traceback" not in done.stderr

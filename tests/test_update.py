@@ -1,0 +1,339 @@
+"""pytest tests/test_update.py -- the gradient of Eq. 6: against a slow loop, over ranks, over packs, in step.
+
+The slow loop is float64 throughout (norms included), one ordinary forward per rollout; the library runs in float32, whose
+rounding through 4 layers and as many backward matrices leaves a few 1e-6: hence 1e-5. Two float32 runs that differ
+only in the order of their sums agree to 1e-6 in loss and to 5e-6 in each parameter's gradient.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+from distributed import make_group, plain_logps, random_view, relative_difference, run_ranks, true_float64
+
+import parallel
+import update
+from episode import Group
+from metrics import Accumulator
+from model import EncodedPrompt, load_policy, load_processor, trainer_names
+
+CLIP_EPS, BETA = 0.2, 0.7
+SLOW_TOLERANCE, ORDER_TOLERANCE = 1e-5, 5e-6
+CPU = torch.device("cpu")
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@dataclass
+class Member:
+    """A group on its way into a pack, with made-up old and reference log-probs, one tensor per rollout."""
+
+    group: Group
+    encoded: EncodedPrompt
+    old: list[torch.Tensor]
+    ref: list[torch.Tensor]
+
+
+@dataclass
+class Batch:
+    """A mini-batch of three questions, and what the slow loop says about it."""
+
+    questions: list[list[Member]]
+    loss: float
+    objective: float
+    kl: float
+    ratio_max: float
+    clip_fraction: float
+    gradients: dict[str, torch.Tensor]
+
+
+def slow_loop(hf, processor, questions: list[list[Member]], banned) -> tuple[float, float, list, list, int]:
+    """Eq. 6 with the KL penalty, word by word; adds the gradient of the loss to `hf`'s parameters."""
+    loss, objective, ratios, kls, cut = 0.0, 0.0, [], [], 0
+    for branches in questions:  # mean over questions
+        for member in branches:  # sum of the branches
+            G = len(member.group.rollouts)
+            for i, rollout in enumerate(member.group.rollouts):  # mean over G
+                if not rollout.ids:
+                    continue
+                logps = plain_logps(hf, processor, member.group, i, banned=banned, temperature=1.0)
+                A = member.group.advantages[i].item()
+                surrogate, penalty = 0.0, 0.0
+                for t in range(len(rollout.ids)):  # mean over the tokens of the completion
+                    rho = torch.exp(logps[t] - member.old[i][t].double())
+                    ratios.append(rho.item())
+                    if A > 0 and rho.item() > 1 + CLIP_EPS:
+                        surrogate += (1 + CLIP_EPS) * A  # a constant: no gradient
+                        cut += 1
+                    elif A < 0 and rho.item() < 1 - CLIP_EPS:
+                        surrogate += (1 - CLIP_EPS) * A
+                        cut += 1
+                    else:
+                        surrogate += rho * A
+                    d = member.ref[i][t].double() - logps[t]
+                    kls.append((torch.exp(d) - d - 1).item())
+                    penalty += torch.exp(d) - d - 1
+                weight = 1 / (len(questions) * G * len(rollout.ids))
+                part = weight * (BETA * penalty - surrogate)
+                part.backward()
+                loss += part.item()
+                objective += weight * float(surrogate)
+    return loss, objective, ratios, kls, cut
+
+
+@pytest.fixture(scope="module")
+def batch(tiny_folder):
+    """Two video questions with both branches and a text one; lengths and groups unequal, advantages of both signs."""
+    processor, policy = load_processor(tiny_folder), load_policy(tiny_folder)
+    banned = policy.banned_ids
+    short, long = random_view(1), random_view(2, frames=6)
+
+    def branch(seed, lengths, advantages, view, second):
+        if second:
+            view = type(view)(view.frames.flip(0), "temporal_reverse", view.fps, view.source_frames, view.frame_indices)
+        group, encoded = make_group(
+            processor, policy, seed, lengths, view=view, branch=int(second), advantages=advantages
+        )
+        return Member(group, encoded, [], [])
+
+    questions = [
+        [branch(1, [3, 9, 1], [1.2, -0.7, -0.5], short, False), branch(1, [5, 2, 6], [0.3, 0.4, -0.7], short, True)],
+        [branch(2, [2, 12, 4], [-1.1, 0.2, 0.9], long, False), branch(2, [1, 0, 8], [0.8, 0.1, -0.9], long, True)],
+        [branch(3, [4, 7], [0.7, -0.7], None, False)],
+    ]
+    hf = policy.hf.double()
+    generator = torch.Generator().manual_seed(5)
+    with true_float64():
+        for member in (member for branches in questions for member in branches):
+            for i, rollout in enumerate(member.group.rollouts):
+                logps = torch.zeros(0, dtype=torch.float64)
+                if rollout.ids:
+                    with torch.no_grad():
+                        logps = plain_logps(hf, processor, member.group, i, banned=banned, temperature=1.0)
+                noise = torch.randn(2, len(rollout.ids), generator=generator, dtype=torch.float64)
+                member.old.append((logps + 0.3 * noise[0]).float())  # the clip is active, on both sides
+                member.ref.append((logps + 0.5 * noise[1]).float())
+        loss, objective, ratios, kls, cut = slow_loop(hf, processor, questions, banned)
+    tokens = len(ratios)
+    outside = sum(abs(ratio - 1) > CLIP_EPS for ratio in ratios)
+    assert 0 < cut < outside < tokens, "both the cut and the uncut side of the clip must be in play"
+    gradients = {name: p.grad for name, p in hf.named_parameters() if p.grad is not None}
+    return Batch(questions, loss, objective, sum(kls) / tokens, max(ratios), outside / tokens, gradients)
+
+
+def packs_of(members: list[Member], *, questions: int, tokens_per_pack: int) -> list[update.Pack]:
+    packs = update.make_packs(
+        [(member.group, member.encoded) for member in members],
+        questions=questions, tokens_per_pack=tokens_per_pack, device=CPU,
+    )  # fmt: skip
+    sizes = [len(pack.weights) for pack in packs]
+    old, ref = (
+        torch.cat([v for member in members for v in getattr(member, name)]).split(sizes) for name in ("old", "ref")
+    )
+    return [
+        update.replace(pack, old_logps=o, ref_logps=r) for pack, o, r in zip(packs, old, ref, strict=True)
+    ]
+
+
+def run_backward(policy, packs) -> dict:
+    """Gradients by Hugging Face name, and the metrics with the mini-batch counted once."""
+    numbers = Accumulator()
+    update.backward(policy, packs, clip_eps=CLIP_EPS, kl_coef=BETA, numbers=numbers)
+    if parallel.is_main():
+        numbers.add("policy/loss", 0.0)
+        numbers.add("policy/objective", 0.0)
+    gradients = {}
+    for name, parameter in trainer_names(policy.named_parameters()):
+        if parameter.grad is not None:
+            whole = parameter.grad.full_tensor() if hasattr(parameter.grad, "full_tensor") else parameter.grad
+            gradients[name] = whole.clone()
+    return {"gradients": gradients, "metrics": numbers.reduce(), "packs": len(packs)}
+
+
+def sharded_gradient(folder: str, shares: list[list[Member]], questions: int, tokens_per_pack: int) -> dict:
+    """On each rank: its share of the mini-batch through FSDP, as train.py does it."""
+    device = parallel.start(timeout_minutes=1)
+    policy = load_policy(folder).train()
+    parallel.shard(policy, policy.layers(), policy.frozen_modules(), device, torch.float32)
+    share = shares[torch.distributed.get_rank()]
+    packs = packs_of(share, questions=questions, tokens_per_pack=tokens_per_pack)
+    count = parallel.all_ranks_max(len(packs))
+    return run_backward(policy, update.keep_in_step(packs, packs[0], count)) | {"own_packs": len(packs)}
+
+
+@pytest.fixture
+def local(tiny_folder, monkeypatch):
+    """The same without a process group: one process, whole parameters."""
+    monkeypatch.setattr(update, "undo_fsdp_mean", lambda loss: loss)
+    policy = load_policy(tiny_folder).float().train()
+
+    def run(members, questions=3, tokens_per_pack=10**6):
+        policy.zero_grad()
+        return run_backward(policy, packs_of(members, questions=questions, tokens_per_pack=tokens_per_pack))
+
+    run.policy = policy
+    return run
+
+
+def flat(questions):
+    return [member for branches in questions for member in branches]
+
+
+def check_against_slow_loop(result, batch, label):
+    difference = relative_difference(result["gradients"], batch.gradients)
+    loss = abs(result["metrics"]["policy/loss"] - batch.loss) / abs(batch.loss)
+    print(f"{label}: gradient {difference:.1e}, loss {loss:.1e}")
+    assert difference <= SLOW_TOLERANCE
+    assert loss <= 1e-5
+    return difference
+
+
+def test_one_process_equals_the_slow_loop(batch, local):
+    result = local(flat(batch.questions))
+    assert result["packs"] == 1
+    check_against_slow_loop(result, batch, "one process")
+    metrics = result["metrics"]
+    assert metrics["policy/objective"] == pytest.approx(batch.objective, rel=1e-5)
+    assert metrics["policy/kl"] == pytest.approx(batch.kl, rel=1e-4)
+    assert metrics["policy/ratio_max"] == pytest.approx(batch.ratio_max, rel=1e-4)
+    assert metrics["policy/clip_fraction"] == pytest.approx(batch.clip_fraction)
+
+
+@pytest.mark.parametrize("tokens_per_pack", [1, 150, 220])
+def test_other_packs_same_gradient(batch, local, tokens_per_pack):
+    whole = local(flat(batch.questions))
+    split = local(flat(batch.questions), tokens_per_pack=tokens_per_pack)
+    assert split["packs"] == {1: 5, 150: 3, 220: 2}[tokens_per_pack]
+    assert relative_difference(split["gradients"], whole["gradients"]) <= ORDER_TOLERANCE
+    assert split["metrics"]["policy/loss"] == pytest.approx(whole["metrics"]["policy/loss"], rel=1e-6)
+    assert split["metrics"]["policy/clip_fraction"] == pytest.approx(whole["metrics"]["policy/clip_fraction"])
+
+
+def test_another_order_of_groups_same_gradient(batch, local):
+    whole, turned = local(flat(batch.questions)), local(flat(batch.questions)[::-1])
+    assert relative_difference(turned["gradients"], whole["gradients"]) <= ORDER_TOLERANCE
+
+
+def test_the_denominator_is_the_mini_batchs_and_not_the_packs(batch, local):
+    three, six = local(flat(batch.questions)), local(flat(batch.questions), questions=6)
+    halved = {name: 0.5 * value for name, value in three["gradients"].items()}
+    assert relative_difference(six["gradients"], halved) <= ORDER_TOLERANCE
+
+
+def test_without_old_log_probs_the_ratio_is_one_and_the_gradient_the_policy_gradient(batch, local):
+    members = flat(batch.questions)
+    packs = [update.replace(p, old_logps=None, ref_logps=None) for p in packs_of(members, questions=3, tokens_per_pack=10**6)]
+    result = run_backward(local.policy, packs)
+    got = result["gradients"]
+    assert result["metrics"]["policy/ratio_max"] == 1.0
+    assert result["metrics"]["policy/clip_fraction"] == 0.0
+    assert "policy/kl" not in result["metrics"]
+    local.policy.zero_grad()
+    logps, _ = local.policy(packs[0].inputs)
+    (-packs[0].weights * packs[0].advantages * logps).sum().backward()
+    expected = {name: p.grad for name, p in trainer_names(local.policy.named_parameters()) if p.grad is not None}
+    assert relative_difference(got, expected) <= 1e-6
+
+
+def test_idle_packs_change_neither_gradient_nor_numbers(batch, local):
+    members = flat(batch.questions)
+    packs = packs_of(members, questions=3, tokens_per_pack=1)
+    expected = run_backward(local.policy, packs)
+    local.policy.zero_grad()
+    kept = update.keep_in_step(packs, packs[-1], 8)
+    assert len(kept) == 8 and kept[:5] == packs and all(not pack.weights.any() for pack in kept[5:])
+    assert packs[-1].weights.all(), "the spare itself keeps its weight"
+    got = run_backward(local.policy, kept)
+    assert relative_difference(got["gradients"], expected["gradients"]) <= 1e-7
+    assert got["metrics"] == pytest.approx(expected["metrics"])
+
+
+def test_keep_in_step_fills_an_empty_rank(batch):
+    packs = packs_of(batch.questions[2], questions=3, tokens_per_pack=1)
+    assert len(update.keep_in_step([], packs[0], 2)) == 2
+
+
+def test_engine_gap_counts_trained_tokens_only(batch, local):
+    packs = packs_of(batch.questions[2], questions=3, tokens_per_pack=1)
+    numbers = Accumulator()
+    mine = [pack.engine_logps + torch.linspace(-0.5, 0.25, len(pack.weights)) for pack in packs]
+    update.engine_gap(packs, mine, numbers)
+    idle = update.keep_in_step([], packs[0], 1)
+    update.engine_gap(idle, [torch.full_like(idle[0].weights, 9.0)], numbers)
+    values = numbers.reduce()
+    assert values["policy/engine_gap_max"] == pytest.approx(0.5)
+    assert values["policy/engine_gap_mean"] == pytest.approx(torch.linspace(-0.5, 0.25, 11).abs().mean().item())
+
+
+def test_logps_carry_no_gradient_and_equal_backwards(batch, local):
+    packs = packs_of(flat(batch.questions), questions=3, tokens_per_pack=150)
+    without = update.logps(local.policy, packs)
+    numbers = Accumulator()
+    within = update.backward(local.policy, packs, clip_eps=CLIP_EPS, kl_coef=BETA, numbers=numbers)
+    for a, b in zip(without, within, strict=True):
+        assert not a.requires_grad and not b.requires_grad
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-6)
+
+
+# -- over ranks --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def one_rank(batch, tiny_folder):
+    return run_ranks(sharded_gradient, 1, tiny_folder, [flat(batch.questions)], 3, 10**6)[0]
+
+
+@pytest.mark.slow
+def test_one_rank_equals_the_slow_loop(batch, one_rank):
+    check_against_slow_loop(one_rank, batch, "one rank")
+
+
+def check_two_ranks(batch, one_rank, tiny_folder, shares, tokens_per_pack, own_packs):
+    results = run_ranks(sharded_gradient, 2, tiny_folder, shares, 3, tokens_per_pack)
+    assert [result["own_packs"] for result in results] == own_packs
+    for rank, result in enumerate(results):
+        check_against_slow_loop(result, batch, f"rank {rank} of 2")
+        order = relative_difference(result["gradients"], one_rank["gradients"])
+        print(f"rank {rank} of 2 against one rank: {order:.1e}")
+        assert order <= ORDER_TOLERANCE
+        for name in ("loss", "objective", "kl", "entropy", "logp_mean", "clip_fraction", "ratio_max"):
+            value, expected = (r["metrics"][f"policy/{name}"] for r in (result, one_rank))
+            assert value == pytest.approx(expected, rel=2e-6), name
+
+
+@pytest.mark.slow
+def test_unequal_lengths_on_two_ranks_equal_the_slow_loop(batch, one_rank, tiny_folder):
+    """One question against two, 26 tokens against 38: neither a mean over ranks nor one over tokens would agree."""
+    shares = [flat(batch.questions[:1]), flat(batch.questions[1:])]
+    check_two_ranks(batch, one_rank, tiny_folder, shares, 10**6, [1, 1])
+
+
+@pytest.mark.slow
+def test_the_branches_of_a_question_may_lie_on_two_ranks(batch, one_rank, tiny_folder):
+    members = flat(batch.questions)
+    check_two_ranks(batch, one_rank, tiny_folder, [members[::2], members[1::2]], 10**6, [1, 1])
+
+
+@pytest.mark.slow
+def test_a_text_pack_beside_video_packs_and_fewer_packs_neither_hang_nor_change_the_gradient(
+    batch, one_rank, tiny_folder
+):
+    """Rank 0 holds the text question only, one pack; rank 1 four packs with clips. Rank 0's idle packs are text too."""
+    shares = [flat(batch.questions[2:]), flat(batch.questions[:2])]
+    check_two_ranks(batch, one_rank, tiny_folder, shares, 1, [1, 4])
+
+
+@pytest.mark.slow
+def test_a_hang_would_fail():
+    """The control of the test above: a rank that waits for a collective its neighbour never enters is reported."""
+    with pytest.raises(AssertionError, match="hang: ranks \\[1\\]"):
+        run_ranks(lonely_collective, 2, timeout_s=6.0)
+
+
+def lonely_collective() -> None:
+    parallel.start(timeout_minutes=1)
+    torch.distributed.barrier()
+    if torch.distributed.get_rank() == 1:
+        store = torch.distributed.distributed_c10d._get_default_store()
+        store.get("a key that nobody sets")
