@@ -186,12 +186,11 @@ class _Preset:
 
 def check(config: Config, ranks: int, ranks_per_node: int) -> None:
     """Laws between settings; ValueError with one line that says what must hold, both values, and what to change."""
-    engines = ranks // max(config.tensor_parallel, 1)
     laws = [
         (config.rollouts >= 2, f"--rollouts must be at least 2 for a baseline; got {config.rollouts}"),
         (
-            ranks_per_node % config.tensor_parallel == 0,
-            f"--tensor-parallel {config.tensor_parallel} must divide the {ranks_per_node} ranks of a node",
+            config.tensor_parallel >= 1 and ranks_per_node % config.tensor_parallel == 0,
+            f"--tensor-parallel {config.tensor_parallel} must be at least 1 and divide a node's {ranks_per_node} ranks",
         ),
         (
             config.updates >= 1 and config.questions % config.updates == 0,
@@ -200,10 +199,6 @@ def check(config: Config, ranks: int, ranks_per_node: int) -> None:
         (
             config.questions >= ranks,
             f"--questions {config.questions} a round must be at least the {ranks} ranks: each needs one to train on",
-        ),
-        (
-            engines * config.tensor_parallel == ranks,
-            f"{ranks} ranks do not split into engines of {config.tensor_parallel}",
         ),
         (config.temperature > 0, f"--temperature must be positive; got {config.temperature}"),
         (

@@ -22,7 +22,7 @@ import torch
 from torch import distributed as dist
 from torch.utils.tensorboard import SummaryWriter
 
-PHASES = ("draw", "generate", "score", "pack", "old_ref", "update", "sync", "log", "eval", "save", "round")
+PHASES = ("draw", "generate", "score", "pack", "old_ref", "update", "sync", "log", "eval", "round")
 
 METRICS: dict[str, str] = {
     # Means over the rollouts of a round (paper Fig. 5a, 5c and Fig. 7). Terms stand before w_aug.
@@ -65,8 +65,6 @@ METRICS: dict[str, str] = {
     "data/epoch": "passes over the training file, fractional",
     "data/quarantined": "rows left out so far because their clip could not be decoded",
     "data/single_branch": "questions of the round trained without a counterfactual (text, image, unrouted)",
-    "sync/checksum_tensors": "tensors whose checksum the engine and the trainer compared",
-    "sync/checksum_mismatches": "of these, how many differed; anything but 0 is a fault",
     **{f"time/{phase}": f"wall-clock seconds of the phase `{phase}`" for phase in PHASES},
     "memory/peak_gb": "peak accelerator memory of the round, 1e9 bytes, largest rank",
     # Present only on the rows of an evaluation.

@@ -16,6 +16,7 @@ trainer's process group.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import random
 from collections.abc import Iterable, Iterator, Sequence
@@ -25,6 +26,7 @@ from typing import Protocol
 import numpy as np
 import torch
 import torch.distributed as dist
+from tqdm import tqdm
 
 from data.prompts import frames_thwc, processor_inputs, video_metadata
 from episode import Prompt, Rollout
@@ -135,6 +137,8 @@ class VllmEngine:
         self.tensor_parallel = tensor_parallel
         self.sleep_level = sleep_level if on_gpu else 0
         self.tokenizer = self.llm.get_tokenizer()
+        shown = dist.get_rank() == 0  # and only on a terminal
+        self.bar = functools.partial(tqdm, leave=False, disable=None) if shown else False
 
     def generate(self, prompts: Sequence[Prompt], seeds: Sequence[int], sampling: Sampling) -> list[Generated]:
         from vllm import SamplingParams
@@ -157,7 +161,7 @@ class VllmEngine:
                     detokenize=False,  # decoded below, once
                 )
             )
-        outputs = self.llm.generate(requests, params, use_tqdm=False)
+        outputs = self.llm.generate(requests, params, use_tqdm=self.bar)
         return [
             Generated(tuple(out.prompt_token_ids), [self._rollout(completion) for completion in out.outputs])
             for out in outputs

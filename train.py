@@ -11,11 +11,15 @@ the `time/*` metrics. N questions, K branches, G rollouts.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import inspect
 import json
 import os
+import pathlib
 import resource
 import shutil
 import sys
+import tempfile
 import time
 from contextlib import contextmanager
 
@@ -100,11 +104,13 @@ def main() -> None:
         return trainer_names(parallel.gather_parameters(policy, dtype))
 
     def sync(check: bool) -> None:
-        """Trainer -> engine; engine asleep before, holding its weights after. All ranks."""
+        """Trainer -> engine, which is asleep before and ready to generate after (all ranks)."""
+        if device.type == "cuda":
+            torch.cuda.empty_cache()  # what the trainer's allocator holds unused is memory the engine wakes into
         engine.wake("weights")
         engine.sync(parameters())
         if check:
-            compare_copies(parameters(), engine.checksums(), numbers)
+            compare_copies(parameters(), engine.checksums())
         engine.wake("kv_cache")
 
     # ---------------------------------------------------------------------------------------------------------------
@@ -122,6 +128,7 @@ def main() -> None:
         "gap_mean_max": 0.0,
         "gap_max": 0.0,
         "before": None,
+        "after": None,
     }
     max_steps = config.max_steps or -(-len(train_questions) // config.questions)
     numbers = Accumulator()
@@ -137,11 +144,9 @@ def main() -> None:
         if found:
             log.truncate_after(state["step"])
         settings.save(config, config.run_dir)
-    if found:
-        sync(check=True)
-    else:
-        engine.wake("weights")
-        engine.wake("kv_cache")
+    sync(
+        check=config.checksum_every > 0
+    )  # resumed weights must get there; and it proves the way before the first round
 
     def read_answer(text: str, question: Question):
         return verify(text, question, strict_match=config.strict_match, lenient_format=config.lenient_format)
@@ -164,12 +169,11 @@ def main() -> None:
             tensor_parallel=config.tensor_parallel,
         )
 
-    if state["before"] is None:
-        state["before"] = run_evaluation()
+    if not found:
+        state["before"] = state["after"] = run_evaluation()
         if log:
             log.write(0, {"data/rollouts_seen": 0} | report_metrics(state["before"]))
         print_main("before:", one_line(state["before"]))
-    after = state["before"]
 
     # ---------------------------------------------------------------------------------------------------------------
     for step in range(state["step"] + 1, max_steps + 1):
@@ -191,6 +195,8 @@ def main() -> None:
                 Sampling(config.rollouts, config.temperature, config.max_completion_tokens),
             )
             engine.sleep()
+        tokens = sum(len(rollout.ids) for out in outputs for rollout in out.rollouts)
+        numbers.add("rollout/tokens_per_s", tokens / clock.seconds["generate"])
         groups = {
             i: Group(plan[i].question, plan[i].branch, built[i][0], out.prompt_ids, out.rollouts, plan[i].trained)
             for i, out in zip(mine, outputs, strict=True)
@@ -209,22 +215,17 @@ def main() -> None:
 
         # D. pack: mini-batches by question, both branches together; as many packs on every rank
         with clock("pack"):
-            mini_batches = []
-            for m in range(config.updates):
-                members = [(groups[i], built[i][1]) for i in owned if plan[i].mini_batch == m and plan[i].trained]
-                questions = len({(p.epoch, p.question.id) for p in plan if p.mini_batch == m})
-                mini_batches.append(
-                    update.make_packs(
-                        members, questions=questions, tokens_per_pack=config.tokens_per_pack, device=device
-                    )
-                )
-            spare = next((packs[0] for packs in mini_batches if packs), None) or update.make_packs(
-                [(groups[mine[0]], built[mine[0]][1])], questions=1, tokens_per_pack=1, device=device
-            )[0]  # fmt: skip
-            counts = [
-                max(column) for column in zip(*gather_objects([len(packs) for packs in mini_batches]), strict=True)
+            members = [
+                [(groups[i], built[i][1]) for i in owned if plan[i].mini_batch == m and plan[i].trained]
+                for m in range(config.updates)
             ]
-            mini_batches = [update.keep_in_step(packs, spare, n) for packs, n in zip(mini_batches, counts, strict=True)]
+            mini_batches = update.pack_mini_batches(
+                members,
+                spare=(groups[owned[0]], built[owned[0]][1]),
+                questions=config.questions // config.updates,
+                tokens_per_pack=config.tokens_per_pack,
+                device=device,
+            )
 
         # E. old_ref: log-probs before the first update, and of the reference, where the objective needs them
         with clock("old_ref"):
@@ -264,9 +265,7 @@ def main() -> None:
 
         # H. sync: weights into the engine, its caches dropped, now and then every tensor compared (all ranks)
         with clock("sync"):
-            first, every = step == 1 or bool(found), config.checksum_every
-            sync(check=every > 0 and (first or step % every == 0))
-            found = []
+            sync(check=config.checksum_every > 0 and (step == 1 or step % config.checksum_every == 0))
 
         # I. log, evaluate, save
         state["step"] = step
@@ -284,7 +283,7 @@ def main() -> None:
         if last or (config.eval_every and step % config.eval_every == 0):
             with clock("eval"):
                 report = run_evaluation()
-        after = report or after
+        state["after"] = report or state["after"]
         if is_main():
             numbers.add("data/rollouts_seen", state["rollouts_seen"])
             numbers.add("data/epoch", cursor.epoch + cursor.position / len(train_questions))
@@ -292,15 +291,10 @@ def main() -> None:
             numbers.add("data/quarantined", len(cursor.quarantined))
         numbers.max("memory/peak_gb", peak_memory_gb())
         clock.add_to(numbers)
-        values = numbers.reduce()
-        state["gap_mean_max"] = max(state["gap_mean_max"], values["policy/engine_gap_mean"])
-        state["gap_max"] = max(state["gap_max"], values["policy/engine_gap_max"])
-        if values.get("sync/checksum_mismatches"):
-            raise RuntimeError(
-                f"round {step}: {values['sync/checksum_mismatches']:.0f} engine tensors differ from the trainer's"
-            )
+        values = numbers.reduce() | report_metrics(report)
+        note_gap(state, values)
         if log:
-            log.write(step, values | report_metrics(report))
+            log.write(step, values)
             print(progress_line(step, max_steps, values), flush=True)
         if report:
             print_main(f"round {step}:", one_line(report))
@@ -310,7 +304,9 @@ def main() -> None:
             checkpoint.save(config.run_dir, step, policy, optimizer, saved, config.keep_checkpoints)
 
     # ---------------------------------------------------------------------------------------------------------------
-    # The end: export, pictures, summary (rank 0 writes; the gather needs all)
+    # The end: the gap after the last sync, export, pictures, summary (rank 0 writes; the gather needs all)
+    measure_gap(config, engine, policy, processor, reader, train_questions, numbers, device)
+    note_gap(state, numbers.reduce())
     if config.export:
         export_dir = os.path.join(config.run_dir, "export")
         checkpoint.export(export_dir, policy.hf.config, processor, policy.hf.generation_config, parameters())
@@ -318,7 +314,7 @@ def main() -> None:
         summary = {
             "method": config.method,
             "before": state["before"],
-            "after": after,
+            "after": state["after"],
             "engine_gap_mean_max": state["gap_mean_max"],
             "engine_gap_max": state["gap_max"],
             "wall_s": state["wall_s"] + time.time() - started,
@@ -333,8 +329,8 @@ def main() -> None:
         log.close()
         runs = {config.method: read_metrics(os.path.join(config.run_dir, "metrics.jsonl"))}
         curves(runs, os.path.join(config.run_dir, "curves.png"))
-        if after:
-            print(before_after({"before": state["before"], "after": after}))
+        if state["after"]:
+            print(before_after({"before": state["before"], "after": state["after"]}))
         print(f"done: {state['step']} rounds in {summary['wall_s']:.0f} s, see {config.run_dir}", flush=True)
     dist.barrier()
     sys.stdout.flush()
@@ -389,7 +385,9 @@ def toy_world(config: Config) -> str:
     """Folder of the toy's clips and rows; rank 0 makes it once, other runs share it."""
     from toy.world import write_world
 
-    folder = os.path.join(os.path.dirname(os.path.abspath(config.run_dir)), f"toy_world_bias{config.toy_bias:g}")
+    source = pathlib.Path(inspect.getfile(write_world)).read_bytes()  # another generator, another world
+    name = f"crpo_toy_world_{config.toy_bias:g}_{hashlib.sha256(source).hexdigest()[:12]}"
+    folder = os.path.join(tempfile.gettempdir(), name)
     if is_main() and not os.path.isdir(folder):
         scratch = f"{folder}.{os.getpid()}"
         write_world(scratch, bias=config.toy_bias)
@@ -458,15 +456,30 @@ def build_engine(config: Config, folder: str, banned_ids: tuple[int, ...], devic
 # -- H: sync -----------------------------------------------------------------------------------------------------------
 
 
-def compare_copies(parameters, engine: dict, numbers: Accumulator) -> None:
+def compare_copies(parameters, engine: dict) -> None:
     """Checksum every tensor, trainer's cast against engine's copy: at lr 1e-6 a stale one hides in bf16 noise."""
-    for name, tensor in parameters:
-        same = checksum(tensor) == engine.get(name)
-        if not same:
-            print(f"rank {dist.get_rank()}: engine copy of {name} differs", file=sys.stderr, flush=True)
-        if is_main():
-            numbers.total("sync/checksum_tensors", 1)
-        numbers.total("sync/checksum_mismatches", float(not same))
+    wrong = [name for name, tensor in parameters if checksum(tensor) != engine.get(name)]
+    wrong = sorted({name for part in gather_objects(wrong) for name in part})
+    if wrong:
+        raise RuntimeError(f"after the sync {len(wrong)} engine tensors differ from the trainer's, first {wrong[:3]}")
+
+
+def measure_gap(config, engine, policy, processor, reader, questions, numbers: Accumulator, device) -> None:
+    """The trainer-engine gap on a fresh sample of one question an engine: what the next round would see (all ranks)."""
+    question = questions[dist.get_rank() // config.tensor_parallel % len(questions)]
+    prompt = reader.render(question, reader.view(question))
+    sampling = Sampling(config.rollouts, config.temperature, config.max_completion_tokens)
+    (out,) = engine.generate([prompt], [config.seed], sampling)
+    group = Group(question, 0, prompt, out.prompt_ids, out.rollouts, advantages=torch.zeros(config.rollouts))
+    encoded = policy.encode(processor, prompt)
+    packs = update.make_packs([(group, encoded)], questions=1, tokens_per_pack=1, device=device)
+    update.engine_gap(packs, update.logps(policy, packs), numbers)
+
+
+def note_gap(state: dict, values: dict[str, float]) -> None:
+    """Keep the largest gap of the run."""
+    state["gap_mean_max"] = max(state["gap_mean_max"], values["policy/engine_gap_mean"])
+    state["gap_max"] = max(state["gap_max"], values["policy/engine_gap_max"])
 
 
 # -- I: what a person sees ---------------------------------------------------------------------------------------------

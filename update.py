@@ -15,7 +15,7 @@ from advantage import clipped_objective, k3_kl, token_weights
 from episode import Group
 from metrics import Accumulator
 from model import EncodedPrompt, PackedInputs, pack_groups, packed_tokens
-from parallel import undo_fsdp_mean
+from parallel import gather_objects, undo_fsdp_mean
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,28 @@ def _pack(taken: Sequence[tuple[Group, EncodedPrompt]], questions: int, device: 
     return Pack(
         inputs, torch.cat(advantages).to(device), torch.cat(weights).to(device), torch.cat(engine_logps).to(device)
     )
+
+
+def pack_mini_batches(
+    mini_batches: Sequence[Sequence[tuple[Group, EncodedPrompt]]],
+    *,
+    spare: tuple[Group, EncodedPrompt],
+    questions: int,
+    tokens_per_pack: int,
+    device: torch.device,
+) -> list[list[Pack]]:
+    """This rank's groups of each mini-batch -> packs, as many on every rank.
+
+    `spare` (any scored group) stands in, without weight, where this rank has fewer. `questions`: of one mini-batch,
+    over all ranks. All ranks take part.
+    """
+    packed = [
+        make_packs(groups, questions=questions, tokens_per_pack=tokens_per_pack, device=device)
+        for groups in mini_batches
+    ]
+    counts = zip(*gather_objects([len(packs) for packs in packed]), strict=True)
+    idle = next((packs[0] for packs in packed if packs), None) or _pack([spare], questions, device)
+    return [keep_in_step(packs, idle, max(count)) for packs, count in zip(packed, counts, strict=True)]
 
 
 def keep_in_step(packs: Sequence[Pack], spare: Pack, count: int) -> list[Pack]:

@@ -1,4 +1,4 @@
-"""Shared by all tests: the path to the modules, the markers, the tiny model's folder, and the folder beside the checkout.
+"""Shared by all tests: path to the modules, markers, the tiny model's folder, the folder beside the checkout.
 
 `pytest` runs everything; `pytest -m "not slow and not gpu"` the part to run after each edit.
 """

@@ -1,7 +1,7 @@
 """Helpers of test_model and test_update: made-up groups, the plain forward they are compared with, and gloo ranks.
 
-The plain forward is the ordinary Hugging Face call, one row per rollout: it shares neither packing nor mask nor positions
-with the code under test.
+The plain forward is the ordinary Hugging Face call, one row per rollout: it shares neither packing nor mask nor
+positions with the code under test.
 """
 
 from __future__ import annotations
@@ -91,7 +91,8 @@ def relative_difference(got: dict[str, torch.Tensor], expected: dict[str, torch.
     """Largest over parameters of |got - expected| / |expected|, in the L2 norm; the names must agree."""
     assert got.keys() == expected.keys()
     return max(
-        ((got[name].double() - value.double()).norm() / value.double().norm()).item() for name, value in expected.items()
+        ((got[name].double() - value.double()).norm() / value.double().norm()).item()
+        for name, value in expected.items()
     )
 
 

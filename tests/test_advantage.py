@@ -48,9 +48,7 @@ def test_numbers_of_the_papers_setting(options, original, counterfactual):
     r = fair_rewards(**options)
     a, a_cf = crpo_advantages(r.original, r.counterfactual)
     torch.testing.assert_close(a, torch.tensor([original[0]] * 4 + [original[1]] * 4), rtol=0, atol=5e-4)
-    torch.testing.assert_close(
-        a_cf, torch.tensor([counterfactual[0]] * 6 + [counterfactual[1]] * 2), rtol=0, atol=5e-4
-    )
+    torch.testing.assert_close(a_cf, torch.tensor([counterfactual[0]] * 6 + [counterfactual[1]] * 2), rtol=0, atol=5e-4)
 
 
 def test_numbers_of_plain_grpo_with_and_without_the_t_grpo_bonus():

@@ -57,8 +57,8 @@ def test_a_preset_names_existing_fields():
 
 
 def test_flags_reach_their_fields():
-    c = parse(["--no-flip", "--no-crr", "--no-behave", "--invalid-counts-as-change", "--sleep-level", "2", "--w-aug", "0"])
-    assert (c.flip, c.crr, c.behave, c.invalid_counts_as_change, c.sleep_level, c.w_aug) == (False, False, False, True, 2, 0)
+    c = parse(["--no-flip", "--no-crr", "--no-behave", "--invalid-counts-as-change", "--sleep-level", "2"])
+    assert (c.flip, c.crr, c.behave, c.invalid_counts_as_change, c.sleep_level) == (False, False, False, True, 2)
 
 
 @pytest.mark.parametrize(

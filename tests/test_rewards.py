@@ -84,7 +84,7 @@ def test_equations_1_to_5_equal_the_slow_loop(case):
     for name in TERMS:
         value = getattr(got, name)
         assert value.dtype == torch.float32 and value.shape == (len(answers),)
-        torch.testing.assert_close(value, torch.tensor(expected[name]), rtol=1e-6, atol=1e-6, msg=lambda m: f"{name}: {m}")  # noqa: B023
+        assert value.tolist() == pytest.approx(expected[name], abs=1e-6), name
 
 
 @given(questions())
@@ -187,7 +187,10 @@ def test_t_grpo_takes_another_number_of_shuffled_rollouts_and_video_r1s_ratio():
 
 def test_t_grpo_with_a_zero_bonus_is_grpo():
     answers, bits = ["A", "B", None, "A"], [True, False, True, True]
-    assert torch.equal(t_grpo_rewards(answers, ["B"] * 4, GOLD, well_formed=bits, bonus=0.0), grpo_rewards(answers, GOLD, well_formed=bits))
+    assert torch.equal(
+        t_grpo_rewards(answers, ["B"] * 4, GOLD, well_formed=bits, bonus=0.0),
+        grpo_rewards(answers, GOLD, well_formed=bits),
+    )
 
 
 def test_arrow_rl_where_the_reversed_clip_answers_otherwise():

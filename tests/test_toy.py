@@ -140,7 +140,7 @@ def test_toy_words_are_single_tokens():
     tokenizer = toy_model.build_tokenizer()
     words = {word for pool in world.ANSWERS.values() for answer in pool for word in answer.split()}
     assert all(len(tokenizer(" " + word).input_ids) == 1 for word in words)
-    assert len(tokenizer(warm_start.completion("direction", "up left", "", "A")).input_ids) <= 16
+    assert len(tokenizer(warm_start.completion("direction", "upleft", "", "upleft")).input_ids) <= 16
 
 
 def test_tiny_model_runs_from_its_folder(tiny):

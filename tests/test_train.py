@@ -47,7 +47,7 @@ def rows_of(run_dir: Path) -> dict[int, dict]:
 
 
 def same_but_time(a: dict, b: dict) -> None:
-    skip = ("time/", "memory/", "rollout/tokens_per_s", "sync/", "eval/")
+    skip = ("time/", "memory/", "rollout/tokens_per_s")
     names = [name for name in a if not name.startswith(skip)]
     assert {name: a[name] for name in names} == {name: b[name] for name in names}
 
@@ -82,7 +82,7 @@ def test_a_run_leaves_what_a_person_looks_for(toy_run):
     for name in {name for row in rows.values() for name in row} - {"step"}:
         describe(name)  # KeyError: not in the table of metric names
     unused = {name for name in METRICS if "*" not in name} - {name for row in rows.values() for name in row}
-    assert unused <= {"data/single_branch", "time/save"}, unused
+    assert unused <= {"data/single_branch"}, unused
     summary = json.loads((toy_run / "summary.json").read_text())
     for side in ("before", "after"):
         assert 0 <= summary[side]["pair_acc"] <= summary[side]["acc"] <= 100
@@ -99,11 +99,9 @@ def test_a_run_leaves_what_a_person_looks_for(toy_run):
     assert list(toy_run.glob("events.*"))
 
 
-def test_gap_and_checksums_hold_after_every_sync(toy_run):
+def test_gap_holds_after_every_sync(toy_run):
     rows = rows_of(toy_run)
     assert all(rows[step]["policy/engine_gap_max"] <= 1e-5 for step in range(1, 5))
-    assert all(rows[step]["sync/checksum_mismatches"] == 0 for step in range(1, 5))
-    assert all(rows[step]["sync/checksum_tensors"] > 100 for step in range(1, 5))
     assert json.loads((toy_run / "summary.json").read_text())["engine_gap_max"] <= 1e-5
     assert all(rows[step]["policy/grad_norm"] > 0 for step in range(1, 5))
 
@@ -133,9 +131,8 @@ def test_the_export_answers_the_same_in_transformers_and_in_vllm(toy_run):
 def test_bf16_gap_and_tensor_parallel_two(toy_flags, tmp_path):
     run_dir = tmp_path / "tp2"
     run_train(*toy_flags, "--run-dir", run_dir, "--max-steps", 2, "--tensor-parallel", 2, "--checksum-every", 1)
-    rows = rows_of(run_dir)  # ranks of one engine that sampled different tokens would have stopped the run
+    rows = rows_of(run_dir)  # ranks that sampled different tokens, or a tensor that differs, would have stopped the run
     assert all(rows[step]["policy/engine_gap_mean"] <= 2e-3 for step in (1, 2))
-    assert all(rows[step]["sync/checksum_mismatches"] == 0 for step in (1, 2))
 
 
 def test_real_clips_train_with_a_scripted_reward(tiny_folder, shared_folder, tmp_path):

@@ -1,13 +1,13 @@
 """pytest tests/test_update.py -- the gradient of Eq. 6: against a slow loop, over ranks, over packs, in step.
 
-The slow loop is float64 throughout (norms included), one ordinary forward per rollout; the library runs in float32, whose
-rounding through 4 layers and as many backward matrices leaves a few 1e-6: hence 1e-5. Two float32 runs that differ
-only in the order of their sums agree to 1e-6 in loss and to 5e-6 in each parameter's gradient.
+The slow loop is float64 throughout (norms included), one ordinary forward per rollout; the library runs in float32,
+whose rounding through four layers and back leaves some 2e-6 of a parameter's gradient: hence 1e-5. Two float32 runs
+that differ only in the order of their sums agree to 2e-6 over the whole gradient, and to 5e-6 in each parameter's.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -20,7 +20,7 @@ from metrics import Accumulator
 from model import EncodedPrompt, load_policy, load_processor, trainer_names
 
 CLIP_EPS, BETA = 0.2, 0.7
-SLOW_TOLERANCE, ORDER_TOLERANCE = 1e-5, 5e-6
+SLOW_TOLERANCE = 1e-5
 CPU = torch.device("cpu")
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -78,7 +78,7 @@ def slow_loop(hf, processor, questions: list[list[Member]], banned) -> tuple[flo
                 part = weight * (BETA * penalty - surrogate)
                 part.backward()
                 loss += part.item()
-                objective += weight * float(surrogate)
+                objective += weight * BETA * penalty.item() - part.item()
     return loss, objective, ratios, kls, cut
 
 
@@ -131,9 +131,7 @@ def packs_of(members: list[Member], *, questions: int, tokens_per_pack: int) -> 
     old, ref = (
         torch.cat([v for member in members for v in getattr(member, name)]).split(sizes) for name in ("old", "ref")
     )
-    return [
-        update.replace(pack, old_logps=o, ref_logps=r) for pack, o, r in zip(packs, old, ref, strict=True)
-    ]
+    return [replace(pack, old_logps=o, ref_logps=r) for pack, o, r in zip(packs, old, ref, strict=True)]
 
 
 def run_backward(policy, packs) -> dict:
@@ -180,6 +178,15 @@ def flat(questions):
     return [member for branches in questions for member in branches]
 
 
+def assert_same(got: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> str:
+    """Equal up to the order of float32 sums; returns the two differences in words."""
+    each = relative_difference(got, expected)
+    whole = relative_difference(*({"all": torch.cat([g[n].flatten() for n in expected])} for g in (got, expected)))
+    assert each <= 5e-6
+    assert whole <= 2e-6
+    return f"each parameter {each:.1e}, whole gradient {whole:.1e}"
+
+
 def check_against_slow_loop(result, batch, label):
     difference = relative_difference(result["gradients"], batch.gradients)
     loss = abs(result["metrics"]["policy/loss"] - batch.loss) / abs(batch.loss)
@@ -205,25 +212,26 @@ def test_other_packs_same_gradient(batch, local, tokens_per_pack):
     whole = local(flat(batch.questions))
     split = local(flat(batch.questions), tokens_per_pack=tokens_per_pack)
     assert split["packs"] == {1: 5, 150: 3, 220: 2}[tokens_per_pack]
-    assert relative_difference(split["gradients"], whole["gradients"]) <= ORDER_TOLERANCE
+    assert_same(split["gradients"], whole["gradients"])
     assert split["metrics"]["policy/loss"] == pytest.approx(whole["metrics"]["policy/loss"], rel=1e-6)
     assert split["metrics"]["policy/clip_fraction"] == pytest.approx(whole["metrics"]["policy/clip_fraction"])
 
 
 def test_another_order_of_groups_same_gradient(batch, local):
     whole, turned = local(flat(batch.questions)), local(flat(batch.questions)[::-1])
-    assert relative_difference(turned["gradients"], whole["gradients"]) <= ORDER_TOLERANCE
+    assert_same(turned["gradients"], whole["gradients"])
 
 
 def test_the_denominator_is_the_mini_batchs_and_not_the_packs(batch, local):
     three, six = local(flat(batch.questions)), local(flat(batch.questions), questions=6)
     halved = {name: 0.5 * value for name, value in three["gradients"].items()}
-    assert relative_difference(six["gradients"], halved) <= ORDER_TOLERANCE
+    assert_same(six["gradients"], halved)
 
 
 def test_without_old_log_probs_the_ratio_is_one_and_the_gradient_the_policy_gradient(batch, local):
     members = flat(batch.questions)
-    packs = [update.replace(p, old_logps=None, ref_logps=None) for p in packs_of(members, questions=3, tokens_per_pack=10**6)]
+    packs = packs_of(members, questions=3, tokens_per_pack=10**6)
+    packs = [replace(pack, old_logps=None, ref_logps=None) for pack in packs]
     result = run_backward(local.policy, packs)
     got = result["gradients"]
     assert result["metrics"]["policy/ratio_max"] == 1.0
@@ -233,7 +241,7 @@ def test_without_old_log_probs_the_ratio_is_one_and_the_gradient_the_policy_grad
     logps, _ = local.policy(packs[0].inputs)
     (-packs[0].weights * packs[0].advantages * logps).sum().backward()
     expected = {name: p.grad for name, p in trainer_names(local.policy.named_parameters()) if p.grad is not None}
-    assert relative_difference(got, expected) <= 1e-6
+    assert_same(got, expected)
 
 
 def test_idle_packs_change_neither_gradient_nor_numbers(batch, local):
@@ -294,12 +302,10 @@ def check_two_ranks(batch, one_rank, tiny_folder, shares, tokens_per_pack, own_p
     assert [result["own_packs"] for result in results] == own_packs
     for rank, result in enumerate(results):
         check_against_slow_loop(result, batch, f"rank {rank} of 2")
-        order = relative_difference(result["gradients"], one_rank["gradients"])
-        print(f"rank {rank} of 2 against one rank: {order:.1e}")
-        assert order <= ORDER_TOLERANCE
+        print(f"rank {rank} of 2 against one rank:", assert_same(result["gradients"], one_rank["gradients"]))
         for name in ("loss", "objective", "kl", "entropy", "logp_mean", "clip_fraction", "ratio_max"):
             value, expected = (r["metrics"][f"policy/{name}"] for r in (result, one_rank))
-            assert value == pytest.approx(expected, rel=2e-6), name
+            assert value == pytest.approx(expected, rel=1e-6, abs=5e-7), name  # the objective's signs nearly cancel
 
 
 @pytest.mark.slow
@@ -326,14 +332,13 @@ def test_a_text_pack_beside_video_packs_and_fewer_packs_neither_hang_nor_change_
 
 @pytest.mark.slow
 def test_a_hang_would_fail():
-    """The control of the test above: a rank that waits for a collective its neighbour never enters is reported."""
-    with pytest.raises(AssertionError, match="hang: ranks \\[1\\]"):
-        run_ranks(lonely_collective, 2, timeout_s=6.0)
+    """The control of the test above: a rank that waits for what its neighbour never sends is reported."""
+    with pytest.raises(AssertionError, match="hang: ranks \\[0\\]"):
+        run_ranks(lonely_wait, 2, timeout_s=8.0)
 
 
-def lonely_collective() -> None:
+def lonely_wait() -> None:
     parallel.start(timeout_minutes=1)
     torch.distributed.barrier()
-    if torch.distributed.get_rank() == 1:
-        store = torch.distributed.distributed_c10d._get_default_store()
-        store.get("a key that nobody sets")
+    if torch.distributed.get_rank() == 0:
+        torch.distributed.distributed_c10d._get_default_store().get("a key that nobody sets")

@@ -6,12 +6,12 @@ A clip is 8 frames of 64 x 64 pixels at 4 fps on a grey ground. What it shows (i
 
 | question    | answers                                            | task type           | looked at under         |
 |-------------|----------------------------------------------------|---------------------|-------------------------|
-| `direction` | left, right, up left, ... (6)                      | Spatiotemporal      | flip or reversal        |
+| `direction` | left, right, upleft, ... (6)                       | Spatiotemporal      | flip or reversal        |
 |             | up, down                                           | Temporal            | reversal                |
 | `change`    | grows, shrinks, appears, vanishes                  | Temporal            | reversal                |
 | `order`     | which edge flashes first: top, bottom, left, right | Temporal            | reversal (evaluation:   |
 |             |                                                    |                     | or swap of the halves)  |
-| `side`      | top left, top right, bottom left, bottom right     | Spatial             | flip                    |
+| `side`      | topleft, topright, bottomleft, bottomright         | Spatial             | flip                    |
 | `colour`, `shape` (of any clip but dots), `count` (of dots)      | Static              | flip or reversal        |
 
 **The cue.** In the training split the colour of the object names the answer of a `direction`, `change` or `order`
@@ -60,11 +60,11 @@ SHAPES = ("circle", "square", "triangle", "cross")
 # name -> (dx, dy), y downwards
 DIRECTIONS = {
     "left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1),
-    "up left": (-1, -1), "up right": (1, -1), "down left": (-1, 1), "down right": (1, 1),
+    "upleft": (-1, -1), "upright": (1, -1), "downleft": (-1, 1), "downright": (1, 1),
 }
 CHANGES = ("grows", "shrinks", "appears", "vanishes")
 EDGES = ("top", "bottom", "left", "right")
-CORNERS = ("top left", "top right", "bottom left", "bottom right")
+CORNERS = ("topleft", "topright", "bottomleft", "bottomright")
 COUNTS = ("one", "two", "three", "four", "five", "six")
 
 QUESTIONS = {
@@ -98,9 +98,13 @@ EVAL_SUBTASKS = {
     "static": STATIC,
 }
 
-OPPOSITE = {
-    "left": "right", "right": "left", "up": "down", "down": "up", "top": "bottom", "bottom": "top",
+# Answers are single words (one token each): the policy has to look up which letter stands before the word.
+_HEADING = {vector: name for name, vector in DIRECTIONS.items()}
+REVERSED = {name: _HEADING[-dx, -dy] for name, (dx, dy) in DIRECTIONS.items()} | {
     "grows": "shrinks", "shrinks": "grows", "appears": "vanishes", "vanishes": "appears",
+}
+FLIPPED = {name: _HEADING[-dx, dy] for name, (dx, dy) in DIRECTIONS.items()} | {
+    "topleft": "topright", "topright": "topleft", "bottomleft": "bottomright", "bottomright": "bottomleft",
 }
 
 
@@ -238,10 +242,7 @@ def transformed_answer(question: str, scene: Scene, transform: str) -> str:
         return answer
     if question == "order":
         return scene.last
-    words = answer.split()
-    if transform == HORIZONTAL_FLIP:
-        return " ".join(OPPOSITE[word] if word in ("left", "right") else word for word in words)
-    return " ".join(OPPOSITE[word] for word in words)
+    return (FLIPPED if transform == HORIZONTAL_FLIP else REVERSED)[answer]
 
 
 def draw_options(question: str, listed: list[str], withheld: list[str], rng: np.random.Generator) -> list[str]:
