@@ -139,8 +139,8 @@ class Config:
     """Compute type of trainer and engine; master weights, reductions and optimizer are float32 in either case."""
     gradient_checkpointing: bool = True
     """Recompute layers in the backward pass; Table 7."""
-    tokens_per_pack: int = 16384
-    """Packed tokens a forward pass may hold (at least one group always fits)."""
+    tokens_per_pack: int = 4096
+    """Packed tokens a forward pass may hold (at least one group always fits); attention costs their square."""
     checksum_every: int = 50
     """Rounds between comparisons of every engine tensor with the trainer's (always after the first sync); 0 = never."""
     scripted_reward: bool = False
@@ -157,16 +157,17 @@ TOY = dict(
     max_frame_pixels=4 * CELL,
     system_prompt="Think, then answer in \\boxed{}.",
     answer_request="",
-    questions=12,
+    questions=24,
     updates=1,
     max_steps=40,
     eval_every=10,
     save_every=20,
     max_prompt_tokens=512,
     max_completion_tokens=32,
-    lr=2e-4,
+    lr=3e-4,
     gradient_checkpointing=False,
     checksum_every=10,
+    tokens_per_pack=512,
     engine_sequences=128,
 )
 PRESETS = {"paper": {}, "toy": TOY}
@@ -207,10 +208,35 @@ def check(config: Config, ranks: int, ranks_per_node: int) -> None:
         ),
         (config.flip or config.reverse or config.method != "crpo", "crpo needs --flip or --reverse"),
         (config.max_steps >= 0, f"--max-steps must not be negative; got {config.max_steps}"),
+        (config.save_every >= 0, f"--save-every must not be negative; got {config.save_every}"),
+        (config.keep_checkpoints >= 1, f"--keep-checkpoints must be at least 1; got {config.keep_checkpoints}"),
+        (config.max_completion_tokens >= 1, "--max-completion-tokens must be at least 1"),
+        (config.lr >= 0, f"--lr must not be negative; got {config.lr}"),
+        (0 < config.clip_eps < 1, f"--clip-eps must lie between 0 and 1; got {config.clip_eps}"),
+        (0 < config.engine_memory < 1, f"--engine-memory is a fraction of the GPU; got {config.engine_memory}"),
+        (0 <= config.toy_bias <= 1, f"--toy-bias is a probability; got {config.toy_bias}"),
     ]
     for holds, line in laws:
         if not holds:
             raise ValueError(line)
+
+
+FREE_ON_RESUME = {
+    "max_steps", "save_every", "keep_checkpoints", "resume", "eval_every", "samples_every", "export", "run_dir",
+    "checksum_every", "engine_memory", "engine_cpu_cache_mb", "engine_sequences", "engine_eager", "sleep_level",
+    "tokens_per_pack", "gradient_checkpointing", "data_root", "tensor_parallel",
+}  # fmt: skip
+
+
+def check_same_run(config: Config, run_dir: str) -> None:
+    """A run may go on only with its own settings; ValueError with one line that names each one that differs."""
+    with open(os.path.join(run_dir, "config.json")) as file:
+        before = json.load(file)
+    now = dataclasses.asdict(config)
+    changed = [f"--{n.replace('_', '-')} was {before.get(n)}, is {now[n]}" for n in now if before.get(n) != now[n]]
+    changed = [line for line in changed if line.split()[0][2:].replace("-", "_") not in FREE_ON_RESUME]
+    if changed:
+        raise ValueError(f"--run-dir {run_dir} holds a run of other settings ({'; '.join(changed)}): give a new folder")
 
 
 def save(config: Config, run_dir: str) -> None:

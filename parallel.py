@@ -6,6 +6,7 @@ Who does what over ranks stands here and in the banners of `train.py`; no other 
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from datetime import timedelta
 
@@ -26,6 +27,11 @@ def start(timeout_minutes: float = 30.0) -> torch.device:
     os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
     os.environ.setdefault("MASTER_PORT", "0" if os.environ["WORLD_SIZE"] == "1" else "29500")
     if torch.cuda.is_available():
+        if int(os.environ["LOCAL_WORLD_SIZE"]) > torch.cuda.device_count():
+            sys.exit(
+                f"error: {os.environ['LOCAL_WORLD_SIZE']} ranks on a node with {torch.cuda.device_count()} GPUs; "
+                "each rank needs one: lower --nproc_per_node"
+            )
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)
         backend = "cpu:gloo,cuda:nccl"  # gloo beside nccl carries the small Python objects without touching the GPU
@@ -50,10 +56,6 @@ def gather_objects(value: object) -> list:
     values = [None] * dist.get_world_size()
     dist.all_gather_object(values, value)
     return values
-
-
-def all_ranks_max(value: int) -> int:
-    return max(gather_objects(value))
 
 
 # -- FSDP2 -------------------------------------------------------------------------------------------------------------
@@ -96,6 +98,7 @@ def gather_parameters(policy: nn.Module, dtype: torch.dtype) -> Iterator[tuple[s
     units = [(name, module) for name, module in policy.named_modules() if isinstance(module, FSDPModule)]
     done: set[str] = set()
     for prefix, unit in sorted(units, key=lambda item: -item[0].count(".")):  # leaves first, the root last
+        unit.reshard()  # after a no-grad forward the root is still whole, and unsharding would keep that stale copy
         unit.unshard()
         whole = []
         for name, parameter in unit.named_parameters():

@@ -17,8 +17,10 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import logging
 import os
 import random
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -74,10 +76,19 @@ class Engine(Protocol):
 
 
 def checksum(tensor: torch.Tensor) -> Checksum:
-    """Two exact integers of a tensor's bits. They add over shards, so a split tensor compares with the whole one."""
-    tensor = tensor.detach() + 0  # -0.0 -> 0.0: a copy read back through a matrix product has lost that sign
-    bits = tensor.contiguous().view({2: torch.int16, 4: torch.int32}[tensor.element_size()]).to(torch.int64)
-    return int(bits.sum()), int((bits * bits).sum())
+    """Two exact integers of a tensor's bits: they tell a stale or a rounded tensor, not one whose rows changed places
+    (the gap shows that). They add over shards, so a split tensor compares with the whole one."""
+    first = second = 0
+    for part in tensor.detach().flatten().split(1 << 24):  # int64 copies of a whole embedding would take gigabytes
+        part = part + 0  # -0.0 -> 0.0: a copy read back through a matrix product has lost that sign
+        bits = part.view({2: torch.int16, 4: torch.int32}[part.element_size()]).to(torch.int64)
+        first, second = first + int(bits.sum()), second + int((bits * bits).sum())
+    return _wrap(first), _wrap(second)
+
+
+def _wrap(value: int) -> int:
+    """To int64, where sums over parts or shards wrap alike."""
+    return (value + (1 << 63)) % (1 << 64) - (1 << 63)
 
 
 # -- vLLM --------------------------------------------------------------------------------------------------------------
@@ -105,7 +116,7 @@ class VllmEngine:
         """`max_tokens`: prompt and completion together; `frame_shape`: (frames, height, width) of the largest clip."""
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # external_launcher: the engine lives in this process
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+        logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it misses CUDA aloud on every rank
         from vllm import LLM  # after the environment; and a machine without vLLM can still run --engine hf
 
         on_gpu = torch.cuda.is_available()
@@ -137,8 +148,8 @@ class VllmEngine:
         self.tensor_parallel = tensor_parallel
         self.sleep_level = sleep_level if on_gpu else 0
         self.tokenizer = self.llm.get_tokenizer()
-        shown = dist.get_rank() == 0  # and only on a terminal
-        self.bar = functools.partial(tqdm, leave=False, disable=None) if shown else False
+        shown = dist.get_rank() == 0 and sys.stderr.isatty()  # off a terminal vLLM divides by the bar's zero seconds
+        self.bar = functools.partial(tqdm, leave=False) if shown else False
 
     def generate(self, prompts: Sequence[Prompt], seeds: Sequence[int], sampling: Sampling) -> list[Generated]:
         from vllm import SamplingParams
@@ -192,12 +203,11 @@ class VllmEngine:
         dist.all_gather_object(everyone, mine)
         first = dist.get_rank() // self.tensor_parallel * self.tensor_parallel
         peers = everyone[first : first + self.tensor_parallel]
-        wrap = 1 << 64  # int64 sums wrap; so does the sum of their shards
         total = {}
         for name, (a, b, is_split) in mine.items():
             if is_split:
                 a, b = (sum(peer[name][i] for peer in peers) for i in (0, 1))
-            total[name] = tuple((x + wrap // 2) % wrap - wrap // 2 for x in (a, b))
+            total[name] = (_wrap(a), _wrap(b))
         return total
 
     def sleep(self) -> None:
@@ -208,7 +218,7 @@ class VllmEngine:
         if self.sleep_level:
             self.llm.wake_up(tags=[what])
             if self.sleep_level == 2 and what == "weights":
-                self.llm.collective_rpc(_zero_deepstack_buffers)
+                self.llm.collective_rpc(_zero_plain_buffers)
 
 
 def _repack_tied_head(worker) -> None:
@@ -218,10 +228,20 @@ def _repack_tied_head(worker) -> None:
             module.quant_method.process_weights_after_loading(module)
 
 
-def _zero_deepstack_buffers(worker) -> None:
-    """Level 2 drops these too, but they are a plain list, so nothing restores them and forward always adds them."""
-    for buffer in getattr(worker.model_runner.get_model(), "deepstack_input_embeds", None) or ():
-        buffer.zero_()
+@torch.inference_mode()
+def _zero_plain_buffers(worker) -> None:
+    """Level 2 drops the "weights" pool; what in it is neither parameter nor buffer stays garbage after a wake.
+
+    These are the DeepStack inputs, which forward always adds, and (vLLM's newer runner) rope positions and input
+    embeddings, whose padding a CUDA graph reads.
+    """
+    buffers = list(getattr(worker.model_runner.get_model(), "deepstack_input_embeds", None) or ())
+    state = getattr(worker.model_runner, "model_state", None)
+    for owner, name in (("rope_state", "positions"), ("encoder_runner", "inputs_embeds")):
+        buffers.append(getattr(getattr(state, owner, None), name, None))
+    for buffer in buffers:
+        if isinstance(buffer, torch.Tensor):
+            buffer.zero_()
 
 
 def _worker_checksums(worker) -> dict[str, tuple[int, int, bool]]:

@@ -33,6 +33,16 @@ def collect(plan: list[Planned], groups: dict[int, Group], at: int) -> tuple[lis
     }
 
 
+def truncate_after(run_dir: str, step: int) -> None:
+    """Drop the lines of rounds after `step`: a resumed run writes them anew."""
+    path = os.path.join(run_dir, "samples.jsonl")
+    if os.path.exists(path):
+        with open(path) as file:
+            kept = [line for line in file if line.endswith("\n") and json.loads(line)["step"] <= step]
+        with open(path, "w") as file:
+            file.writelines(kept)
+
+
 def write(run_dir: str, step: int, record: dict, views: list[View], log: MetricLog) -> None:
     """One line of samples.jsonl, and in TensorBoard the text and a filmstrip of each branch."""
     with open(os.path.join(run_dir, "samples.jsonl"), "a") as file:

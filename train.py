@@ -21,6 +21,7 @@ import shutil
 import sys
 import tempfile
 import time
+import traceback
 from contextlib import contextmanager
 
 import torch
@@ -37,10 +38,10 @@ from data.dataset import QuestionCursor, load_questions, report_bad_rows
 from data.prompts import ANSWER_REQUEST, SYSTEM_PROMPT, build_prompt
 from data.video import sample_clip
 from episode import Group, Prompt, Question, View
-from eval.run import before_after, evaluate, one_line, report_metrics
+from eval.run import before_after, check_pairs, evaluate, one_line, report_metrics
 from methods import METHODS, RewardSettings, score_scripted
 from metrics import Accumulator, MetricLog, progress_line, read_metrics
-from model import load_policy, load_processor, resolve_checkpoint, trainer_names
+from model import EncodedPrompt, load_policy, load_processor, resolve_checkpoint, trainer_names
 from parallel import gather_objects, is_main, print_main
 from pictures import curves
 from plan import Planner, Reader, draw, owned_groups, transformed
@@ -65,12 +66,16 @@ def main() -> None:
     try:
         settings.check(config, ranks, local_ranks)
         prepare_run_dir(config)
-        folder = resolve_model(config)
         train_questions, eval_questions, bad_rows = load_data(config)
-    except ValueError as error:  # the user's mistakes end here, in one line; any later error is a bug and a traceback
+        folder = resolve_model(config)
+    except (
+        ValueError,
+        OSError,
+    ) as error:  # the user's mistakes end here, in one line; any later error is a bug and a traceback
         if is_main():
             print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    sys.excepthook = die_at_once
     started = time.time()
     rewards = RewardSettings(
         config.lambda_d, config.lambda_s, config.w_aug, config.crr, config.behave, config.invalid_counts_as_change,
@@ -111,6 +116,8 @@ def main() -> None:
         engine.sync(parameters())
         if check:
             compare_copies(parameters(), engine.checksums())
+        if device.type == "cuda":
+            torch.cuda.empty_cache()  # the gather's copies
         engine.wake("kv_cache")
 
     # ---------------------------------------------------------------------------------------------------------------
@@ -132,7 +139,7 @@ def main() -> None:
     }
     max_steps = config.max_steps or -(-len(train_questions) // config.questions)
     numbers = Accumulator()
-    found = checkpoint.complete(config.run_dir) if config.resume == "auto" else []
+    found = checkpoint.complete(config.run_dir)
     if found:
         saved = checkpoint.load(found[-1], policy, optimizer)
         cursor.load_state_dict(saved.pop("cursor"))
@@ -141,9 +148,10 @@ def main() -> None:
     log = None
     if is_main():
         log = MetricLog(config.run_dir, append=bool(found))
-        if found:
-            log.truncate_after(state["step"])
+        log.truncate_after(state["step"])
+        samples.truncate_after(config.run_dir, state["step"])
         settings.save(config, config.run_dir)
+        list_bad_rows(config, bad_rows, cursor, {})
     sync(
         check=config.checksum_every > 0
     )  # resumed weights must get there; and it proves the way before the first round
@@ -176,7 +184,8 @@ def main() -> None:
         print_main("before:", one_line(state["before"]))
 
     # ---------------------------------------------------------------------------------------------------------------
-    for step in range(state["step"] + 1, max_steps + 1):
+    done_before = state["step"]
+    for step in range(done_before + 1, max_steps + 1):
         clock = Clock()
 
         # A. draw: N questions, their clips and views (all ranks plan alike; each decodes what its engine will read)
@@ -184,7 +193,8 @@ def main() -> None:
             plan, built, quarantined = draw(
                 planner, cursor, config.questions, reader, policy, processor, config.tensor_parallel
             )
-            report_quarantined(config, train_questions, quarantined)
+            if is_main() and quarantined:
+                list_bad_rows(config, bad_rows, cursor, quarantined)
 
         # B. generate: one request per group with n = G (the engine holds the GPU; its ranks work as one)
         with clock("generate"):
@@ -237,6 +247,8 @@ def main() -> None:
                 if reference is not None:
                     ref = update.logps(reference, packs)
                     packs[:] = [dataclasses.replace(p, ref_logps=v) for p, v in zip(packs, ref, strict=True)]
+            if reference is not None:
+                reference.reshard()  # a root stays gathered after a forward without a backward
 
         # F, G. update: Eq. 6, backward over packs, clip, optimizer step (the trainer holds the GPU; all ranks in step)
         with clock("update"):
@@ -305,8 +317,9 @@ def main() -> None:
 
     # ---------------------------------------------------------------------------------------------------------------
     # The end: the gap after the last sync, export, pictures, summary (rank 0 writes; the gather needs all)
-    measure_gap(config, engine, policy, processor, reader, train_questions, numbers, device)
-    note_gap(state, numbers.reduce())
+    if state["step"] > done_before:
+        measure_gap(config, engine, policy, groups[mine[0]], built[mine[0]][1], device, numbers)
+        note_gap(state, numbers.reduce())
     if config.export:
         export_dir = os.path.join(config.run_dir, "export")
         checkpoint.export(export_dir, policy.hf.config, processor, policy.hf.generation_config, parameters())
@@ -337,15 +350,24 @@ def main() -> None:
     os._exit(0)  # vLLM's teardown destroys the process group under the trainer's feet; everything is written
 
 
+def die_at_once(kind, error, trace) -> None:
+    """A rank that fails alone must be gone at once, without the engine's teardown, or torchrun waits in vain."""
+    traceback.print_exception(kind, error, trace)
+    sys.stderr.flush()
+    os._exit(1)
+
+
 # -- setting up --------------------------------------------------------------------------------------------------------
 
 
 def prepare_run_dir(config: Config) -> None:
-    """Make run_dir; with --resume never, refuse one that holds a run."""
+    """Make run_dir; refuse one that holds a run of other settings, or with --resume never any run."""
     if config.resume == "never" and os.path.exists(os.path.join(config.run_dir, "metrics.jsonl")):
         raise ValueError(
             f"--run-dir {config.run_dir} holds a run; give a new folder, or --resume auto to go on with it"
         )
+    if checkpoint.complete(config.run_dir):
+        settings.check_same_run(config, config.run_dir)
     dist.barrier()  # nobody may write before everybody has looked
     os.makedirs(config.run_dir, exist_ok=True)
 
@@ -360,24 +382,25 @@ def resolve_model(config: Config) -> str:
 
 def load_data(config: Config) -> tuple[list[Question], list[Question], list]:
     """Training questions, evaluation questions and the rows that cannot be used (reported, listed in bad_rows.txt)."""
-    if config.preset == "toy" and not config.train_file:
+    train_file, eval_file = config.train_file, config.eval_file
+    if config.preset == "toy" and not train_file:
         world = toy_world(config)
-        config.train_file, config.eval_file, config.data_root = f"{world}/train.jsonl", f"{world}/eval.jsonl", world
-    if not config.train_file:
+        train_file, eval_file = f"{world}/train.jsonl", eval_file or f"{world}/eval.jsonl"
+    if not train_file:
         raise ValueError(NO_TRAIN_FILE)
-    root = config.data_root or os.path.dirname(os.path.abspath(config.train_file))
-    train, bad = load_questions(config.train_file, root, null_option=config.null_option)
+    root = config.data_root or os.path.dirname(os.path.abspath(train_file))
+    train, bad = load_questions(train_file, root, null_option=config.null_option)
     evaluation = []
-    if config.eval_file:
-        evaluation, bad_eval = load_questions(config.eval_file, root, null_option="off")
+    if eval_file:
+        root = config.data_root or os.path.dirname(os.path.abspath(eval_file))
+        evaluation, bad_eval = load_questions(eval_file, root, null_option="off", task_types=False)
         if bad_eval:  # a benchmark with holes is another benchmark
-            raise ValueError(f"{config.eval_file}: every evaluation row must be usable; first fault: {bad_eval[0]}")
+            raise ValueError(f"{eval_file}: every evaluation row must be usable; first fault: {bad_eval[0]}")
+        check_pairs(eval_file, evaluation)
     if bad and is_main():
         print("\n".join(report_bad_rows(bad)), flush=True)
-        with open(os.path.join(config.run_dir, "bad_rows.txt"), "w") as file:
-            file.writelines(f"{row}\n" for row in bad)
     if not train:
-        raise ValueError(f"{config.train_file}: no row is usable; the reasons stand above")
+        raise ValueError(f"{train_file}: no row is usable; the reasons stand above")
     return train, evaluation, bad
 
 
@@ -422,14 +445,14 @@ def make_reader(config: Config, processor) -> Reader:
     return Reader(view, render, config.max_prompt_tokens)
 
 
-def report_quarantined(config: Config, questions: list[Question], quarantined: dict[str, str]) -> None:
-    """A clip found damaged in the run is named with its row, and listed beside the rows found bad at the start."""
-    if quarantined and is_main():
-        rows = {question.id: question.row for question in questions}
-        lines = [f"{config.train_file}:{rows[name]} path: {reason}" for name, reason in quarantined.items()]
-        print("\n".join(f"quarantined {line}" for line in lines), flush=True)
-        with open(os.path.join(config.run_dir, "bad_rows.txt"), "a") as file:
-            file.writelines(f"{line}\n" for line in lines)
+def list_bad_rows(config: Config, bad: list, cursor: QuestionCursor, quarantined: dict[str, str]) -> None:
+    """bad_rows.txt: rows found unusable at the start, then those whose clip turned out damaged (new ones printed)."""
+    rows = {question.id: question.row for question in cursor.questions}
+    lines = {name: f"row {rows[name]} ({name}) path: {reason}" for name, reason in cursor.quarantined.items()}
+    for name in quarantined:
+        print(f"quarantined {lines[name]}", flush=True)
+    with open(os.path.join(config.run_dir, "bad_rows.txt"), "w") as file:
+        file.writelines(f"{line}\n" for line in [*bad, *lines.values()])
 
 
 def build_engine(config: Config, folder: str, banned_ids: tuple[int, ...], device: torch.device):
@@ -464,22 +487,21 @@ def compare_copies(parameters, engine: dict) -> None:
         raise RuntimeError(f"after the sync {len(wrong)} engine tensors differ from the trainer's, first {wrong[:3]}")
 
 
-def measure_gap(config, engine, policy, processor, reader, questions, numbers: Accumulator, device) -> None:
-    """The trainer-engine gap on a fresh sample of one question an engine: what the next round would see (all ranks)."""
-    question = questions[dist.get_rank() // config.tensor_parallel % len(questions)]
-    prompt = reader.render(question, reader.view(question))
+def measure_gap(config, engine, policy, group: Group, encoded: EncodedPrompt, device, numbers: Accumulator) -> None:
+    """The trainer-engine gap after the last sync, on a fresh sample of one prompt of the last round (all ranks)."""
     sampling = Sampling(config.rollouts, config.temperature, config.max_completion_tokens)
-    (out,) = engine.generate([prompt], [config.seed], sampling)
-    group = Group(question, 0, prompt, out.prompt_ids, out.rollouts, advantages=torch.zeros(config.rollouts))
-    encoded = policy.encode(processor, prompt)
-    packs = update.make_packs([(group, encoded)], questions=1, tokens_per_pack=1, device=device)
+    (out,) = engine.generate([group.prompt], [config.seed], sampling)
+    engine.sleep()
+    fresh = dataclasses.replace(group, rollouts=out.rollouts, advantages=torch.zeros(config.rollouts))
+    packs = update.make_packs([(fresh, encoded)], questions=1, tokens_per_pack=1, device=device)
     update.engine_gap(packs, update.logps(policy, packs), numbers)
 
 
 def note_gap(state: dict, values: dict[str, float]) -> None:
-    """Keep the largest gap of the run."""
-    state["gap_mean_max"] = max(state["gap_mean_max"], values["policy/engine_gap_mean"])
-    state["gap_max"] = max(state["gap_max"], values["policy/engine_gap_max"])
+    """Keep the largest gap of the run; NaN is larger than any."""
+    for kept, name in (("gap_mean_max", "policy/engine_gap_mean"), ("gap_max", "policy/engine_gap_max")):
+        if not values[name] <= state[kept]:
+            state[kept] = values[name]
 
 
 # -- I: what a person sees ---------------------------------------------------------------------------------------------
@@ -505,9 +527,11 @@ class Clock:
 
 
 def peak_memory_gb() -> float:
-    """Peak of this rank: GPU memory where there is one, else resident memory."""
+    """Peak since the last call on this rank: GPU memory where there is one; else resident memory since the start."""
     if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 1e9
+        peak = torch.cuda.max_memory_allocated() / 1e9
+        torch.cuda.reset_peak_memory_stats()
+        return peak
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 import random
 import re
@@ -56,6 +55,8 @@ class _Fault(Exception):
 # Reading a file
 
 _UNREADABLE = object()
+# Inside a prompt each of these would ask for a clip of its own.
+_PLACEHOLDERS = re.compile(r"<\|(image_pad|video_pad|vision_start|vision_end|vision_pad|im_start|im_end|endoftext)\|>")
 
 
 def _read_rows(file: Path) -> list[tuple[int, object]]:
@@ -188,8 +189,8 @@ def _bounds(row: dict) -> tuple[float | None, float | None]:
     bounds = []
     for name in ("start", "end"):
         value = row.get(name)
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        if value is not None and not (is_number and math.isfinite(value) and value >= 0):
+        is_number = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e9
+        if value is not None and not (is_number and value >= 0):  # NaN fails every comparison
             raise _Fault(name, "must be a number of seconds, 0 or more", f"got {value!r}")
         bounds.append(None if value is None else float(value))
     start, end = bounds
@@ -205,6 +206,9 @@ def _question(row: object, number: int, root: str, null_option: str, check_files
     if not isinstance(row, dict):
         raise _Fault("row", "must be a JSON object", f"got {type(row).__name__}")
     problem = _text_field(row, "problem", required=True)
+    for field, text in (("problem", problem), ("options", str(row.get("options")))):
+        if special := _PLACEHOLDERS.search(text):
+            raise _Fault(field, "must not hold a token that stands for vision", f"got {special[0]}")
     data_type = _choice(row, "data_type", DATA_TYPES, required=True)
     if data_type == "image":
         raise _Fault("data_type", "image rows are not supported yet")

@@ -5,13 +5,15 @@ No null option and no sampling: what the benchmark asks is what the model reads 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 import torch.distributed as dist
 from tqdm import tqdm
 
+from data.video import ClipError
 from episode import Prompt, Question
-from eval.scoring import paired_report
+from eval.scoring import SIDES, paired_report
 from parallel import gather_objects, is_main
 from pictures import table
 from rollout import Engine, Sampling
@@ -39,8 +41,15 @@ def answer(
     with tqdm(total=len(mine), desc="evaluate", leave=False, disable=None if is_main() else True) as bar:
         for at in range(0, len(mine), CHUNK):
             chunk = mine[at : at + CHUNK]
-            outputs = engine.generate([build(questions[i]) for i in chunk], [0] * len(chunk), sampling)
-            for i, output in zip(chunk, outputs, strict=True):
+            prompts = {}
+            for i in chunk:
+                try:
+                    prompts[i] = build(questions[i])
+                except ClipError as error:  # a clip that cannot be seen is a question that is not answered
+                    print(f"evaluation row {questions[i].row}: {error}", flush=True)
+                    rows[i] = _row(questions[i], "")
+            outputs = engine.generate(list(prompts.values()), [0] * len(prompts), sampling)
+            for i, output in zip(prompts, outputs, strict=True):
                 rows[i] = _row(questions[i], output.rollouts[0].text)
             bar.update(len(chunk))
     merged = {i: row for part in gather_objects(rows) for i, row in part.items()}
@@ -50,6 +59,19 @@ def answer(
 def evaluate(*args, **kwargs) -> dict:
     """`answer`, scored: accuracy and pair accuracy, over dynamic and static subtasks and per subtask, in percent."""
     return paired_report(answer(*args, **kwargs))
+
+
+def check_pairs(file: str, questions: Sequence[Question]) -> None:
+    """Every question must be a side of a complete pair; ValueError with one line that names file and row."""
+    for question in questions:
+        if not (question.pair_id and question.side in SIDES and question.subtask) or "/" in question.subtask:
+            raise ValueError(
+                f"{file}:{question.row} a paired evaluation row needs pair_id, side (a or b) and subtask (no slash); "
+                f"got {question.pair_id!r}, {question.side!r}, {question.subtask!r}"
+            )
+    sides = Counter(question.pair_id for question in questions)
+    if lonely := [pair for pair, count in sides.items() if count != len(SIDES)]:
+        raise ValueError(f"{file}: a pair has two sides; {lonely[0]!r} has {sides[lonely[0]]}")
 
 
 def report_metrics(report: dict | None) -> dict[str, float]:
@@ -64,8 +86,10 @@ def report_metrics(report: dict | None) -> dict[str, float]:
 def one_line(report: dict | None) -> str:
     if report is None:
         return "no --eval-file"
-    line = f"dynamic acc {report['acc']:.1f}  pair acc {report['pair_acc']:.1f}"
-    return line + (f"  static pair acc {report['static']['pair_acc']:.1f}" if report["static"]["n"] else "")
+    parts = {"dynamic": report, "static": report["static"]}
+    return "  ".join(
+        f"{name} acc {part['acc']:.1f} pair acc {part['pair_acc']:.1f}" for name, part in parts.items() if part["n"]
+    )
 
 
 def before_after(reports: dict[str, dict]) -> str:

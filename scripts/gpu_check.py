@@ -791,13 +791,13 @@ def check_sleep(options: Options, report: Report) -> None:
     pair.wake_and_sync("after the second sleep")
     pair.gap("after the second sleep")
     if level == 2:
-        zeroing = rollout._zero_deepstack_buffers
-        rollout._zero_deepstack_buffers = lambda worker: None
+        zeroing = rollout._zero_plain_buffers
+        rollout._zero_plain_buffers = lambda worker: None
         pair.sleep("without zeroing")
         dirty_free_memory()
         pair.wake_and_sync("without zeroing", check=False)
         pair.gap("WITHOUT zeroing deepstack buffers (a trap, if large)", limit=False)
-        rollout._zero_deepstack_buffers = zeroing
+        rollout._zero_plain_buffers = zeroing
         pair.sleep("with zeroing again")
         dirty_free_memory()
         pair.wake_and_sync("with zeroing again", check=False)

@@ -31,7 +31,7 @@ def main(folder: str) -> None:
     torch.manual_seed(5)
     before_engine = torch.get_rng_state()
     policy, processor = load_policy(folder), load_processor(folder)
-    policy.float()
+    policy.float().to(device)
     engine = VllmEngine(
         folder, dtype="float32", banned_ids=policy.banned_ids, max_tokens=640, max_sequences=64, frame_shape=(8, 64, 64)
     )
@@ -53,7 +53,7 @@ def main(folder: str) -> None:
             with torch.no_grad():
                 logps, _ = policy(pack_groups([group], [encoded], device))
             engine_logps = torch.cat([rollout.engine_logps for rollout in out.rollouts])
-            worst = max(worst, (logps - engine_logps).abs().max().item())
+            worst = max(worst, (logps.cpu() - engine_logps).abs().max().item())
         return worst
 
     def named():

@@ -18,8 +18,24 @@ FP32 = 1e-5  # trainer and engine add up in another order
 VISIBLE = 1e-2  # what a stale cache of perturbed weights costs at the least
 
 
-@pytest.fixture(scope="module")
-def facts(tiny_folder):
+def untied(folder: str, out: str) -> str:
+    """The tiny model with a head of its own, as Qwen3-VL-8B has."""
+    from transformers import AutoProcessor, Qwen3VLForConditionalGeneration
+
+    from toy.model import build_config, build_model, build_tokenizer, save
+
+    config = build_config(build_tokenizer())
+    config.tie_word_embeddings = config.text_config.tie_word_embeddings = False
+    save(build_model(config), AutoProcessor.from_pretrained(folder), out)
+    loaded = Qwen3VLForConditionalGeneration.from_pretrained(out)
+    assert loaded.lm_head.weight is not loaded.model.language_model.embed_tokens.weight
+    return out
+
+
+@pytest.fixture(scope="module", params=["tied", "untied"])
+def facts(request, tiny_folder, tmp_path_factory):
+    if request.param == "untied":
+        tiny_folder = untied(tiny_folder, str(tmp_path_factory.mktemp("untied")))
     environment = os.environ | {"OMP_NUM_THREADS": "2", "HF_HUB_OFFLINE": "1"}
     command = [sys.executable, str(ROOT / "tests" / "engine_probe.py"), tiny_folder]
     done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=400)

@@ -94,7 +94,7 @@ def test_a_fifth_of_the_counterfactual_answers_is_not_listed(training_rows):
 def test_the_second_side_is_the_transform_of_the_first(folder):
     rows = read(folder / "eval.jsonl")
     assert {row["subtask"] for row in rows} == set(world.EVAL_SUBTASKS)
-    for a, b in zip(rows[::2], rows[1::2]):
+    for a, b in zip(rows[::2], rows[1::2], strict=False):
         assert (a["pair_id"], a["problem"], a["side"], b["side"]) == (b["pair_id"], b["problem"], "a", "b")
         assert sorted(texts(a)) == sorted(texts(b)) and gold(a) in texts(b) and gold(b) in texts(a)
         assert (gold(a) == gold(b)) == (a["subtask"] == "static")
@@ -121,16 +121,20 @@ def test_transformed_answers_are_what_the_pixels_show():
         for name in world.transforms_of("direction", scene.answer):
             view = world.transformed(world.render(scene), name).astype(float)
             moved = np.argwhere(abs(view[-1] - scene.grey * 255).sum(-1) > 60).mean(0) - np.argwhere(
-                abs(view[0] - scene.grey * 255).sum(-1) > 60).mean(0)
+                abs(view[0] - scene.grey * 255).sum(-1) > 60
+            ).mean(0)
             dx, dy = world.DIRECTIONS[world.transformed_answer("direction", scene, name)]
             assert np.allclose(np.sign(np.round(moved / 20)), (dy, dx)), (scene, name)
 
 
-@pytest.mark.parametrize("text", [
-    "<think>\nleft then right\n</think>\n\\boxed{B}<|im_end|>",
-    "Héllo wörld — 你好 🎬 \\frac{1}{2}\t\n\n  x\r\n",
-    "A. up left\nE. None of the above",
-])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<think>\nleft then right\n</think>\n\\boxed{B}<|im_end|>",
+        "Héllo wörld — 你好 🎬 \\frac{1}{2}\t\n\n  x\r\n",
+        "A. up left\nE. None of the above",
+    ],
+)
 def test_tokenizer_round_trips_any_text(text):
     tokenizer = toy_model.build_tokenizer()
     assert tokenizer.decode(tokenizer(text).input_ids) == text

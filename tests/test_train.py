@@ -23,6 +23,8 @@ TASKS = ["Temporal", "Spatial", "Static"]
 
 
 def run_train(*flags: object, ranks: int = 2, expect: int = 0) -> subprocess.CompletedProcess:
+    if torch.cuda.is_available() and torch.cuda.device_count() < ranks:
+        pytest.skip(f"{ranks} ranks need {ranks} GPUs")
     command = [sys.executable, "train.py"]
     if ranks > 1:
         command = [
@@ -180,7 +182,9 @@ def test_one_process_and_the_transformers_engine(toy_flags, tmp_path):
     [
         ((), "--train-file is missing"),
         (("--train-file", "nowhere.jsonl"), "nowhere.jsonl"),
-        (("--train-file", "README.md", "--model", "Qwen3-VL-8B"), "Qwen3-VL-8B"),
+        (("--train-file", "README.md"), "README.md"),
+        (("--preset", "toy", "--model", "Qwen3-VL-8B"), "Qwen/Qwen3-VL-8B-Instruct"),
+        (("--preset", "toy", "--model", "/no/such/folder"), "/no/such/folder"),
         (("--preset", "toy", "--questions", "9", "--updates", "2"), "--questions 9"),
         (("--no-such-flag",), "no-such-flag"),
     ],

@@ -156,7 +156,7 @@ def sharded_gradient(folder: str, shares: list[list[Member]], questions: int, to
     parallel.shard(policy, policy.layers(), policy.frozen_modules(), device, torch.float32)
     share = shares[torch.distributed.get_rank()]
     packs = packs_of(share, questions=questions, tokens_per_pack=tokens_per_pack)
-    count = parallel.all_ranks_max(len(packs))
+    count = max(parallel.gather_objects(len(packs)))
     return run_backward(policy, update.keep_in_step(packs, packs[0], count)) | {"own_packs": len(packs)}
 
 

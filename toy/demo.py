@@ -12,6 +12,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 
+import torch
 import tyro
 
 from eval.run import before_after
@@ -35,8 +36,8 @@ class Args:
     steps: int = 40
     """Rounds of each run."""
     seed: int = 0
-    ranks: int = 2
-    """Processes of each run."""
+    ranks: int = min(2, torch.cuda.device_count()) or 2
+    """Processes of each run; each needs a GPU of its own where there are any."""
 
 
 def main(args: Args) -> None:
@@ -72,7 +73,8 @@ def train(run_dir: str, flags: list[str], ranks: int) -> None:
         "train.py",
     ]
     command += ["--preset", "toy", "--run-dir", run_dir, "--resume", "never", *flags]
-    code = subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": "1"}).returncode
+    quiet = {"OMP_NUM_THREADS": "1", "TORCH_CPP_LOG_LEVEL": "ERROR"}
+    code = subprocess.run(command, env=os.environ | quiet).returncode
     if code:
         sys.exit(code)
 

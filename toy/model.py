@@ -29,8 +29,14 @@ TOY_ANSWER_REQUEST = ""
 CHECKPOINT = Path(__file__).parent / "warm_start_checkpoint"
 
 SPECIAL_TOKENS = (
-    "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|vision_pad|>",
-    "<|image_pad|>", "<|video_pad|>",
+    "<|endoftext|>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|vision_start|>",
+    "<|vision_end|>",
+    "<|vision_pad|>",
+    "<|image_pad|>",
+    "<|video_pad|>",
 )
 # Qwen2's own rule for cutting text before the merges; the loader of a saved Qwen tokenizer expects it.
 PRETOKENIZE = (
@@ -71,10 +77,12 @@ def build_tokenizer() -> Qwen2TokenizerFast:
     """Byte-level BPE: one token for a toy word, bytes for what it has never seen (so that any text round trips)."""
     core = Tokenizer(models.BPE())
     core.normalizer = normalizers.NFC()
-    core.pre_tokenizer = pre_tokenizers.Sequence([
-        pre_tokenizers.Split(Regex(PRETOKENIZE), behavior="isolated"),
-        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-    ])
+    core.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(PRETOKENIZE), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(vocab_size=VOCABULARY_LIMIT, initial_alphabet=alphabet, show_progress=False)
     # Twice: a merge must be seen at least twice.
@@ -82,8 +90,11 @@ def build_tokenizer() -> Qwen2TokenizerFast:
     learned = json.loads(core.to_str())["model"]
     # Into the Qwen class, with Qwen's special tokens at the end of the vocabulary.
     tokenizer = Qwen2TokenizerFast(
-        vocab=learned["vocab"], merges=[tuple(pair) for pair in learned["merges"]], unk_token=None,
-        eos_token="<|im_end|>", pad_token="<|endoftext|>",
+        vocab=learned["vocab"],
+        merges=[tuple(pair) for pair in learned["merges"]],
+        unk_token=None,
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
     )
     tokenizer.add_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS])
     return tokenizer
@@ -105,19 +116,37 @@ def build_config(tokenizer: Qwen2TokenizerFast) -> Qwen3VLConfig:
     ids = {token: tokenizer.convert_tokens_to_ids(token) for token in SPECIAL_TOKENS}
     config = Qwen3VLConfig(
         text_config=dict(
-            vocab_size=-(-len(tokenizer) // 64) * 64, hidden_size=128, intermediate_size=384, num_hidden_layers=4,
-            num_attention_heads=4, num_key_value_heads=2, head_dim=32, max_position_embeddings=8192, rope_theta=1e4,
+            vocab_size=-(-len(tokenizer) // 64) * 64,
+            hidden_size=128,
+            intermediate_size=384,
+            num_hidden_layers=4,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            head_dim=32,
+            max_position_embeddings=8192,
+            rope_theta=1e4,
             rope_scaling=dict(rope_type="default", rope_theta=1e4, mrope_section=[8, 4, 4], mrope_interleaved=True),
-            tie_word_embeddings=True, bos_token_id=None, eos_token_id=ids["<|im_end|>"],
+            tie_word_embeddings=True,
+            bos_token_id=None,
+            eos_token_id=ids["<|im_end|>"],
             pad_token_id=ids["<|endoftext|>"],
         ),
         vision_config=dict(
-            depth=3, hidden_size=96, intermediate_size=192, num_heads=4, out_hidden_size=128, patch_size=PATCH,
-            spatial_merge_size=MERGE, temporal_patch_size=TEMPORAL_PATCH, num_position_embeddings=16,
+            depth=3,
+            hidden_size=96,
+            intermediate_size=192,
+            num_heads=4,
+            out_hidden_size=128,
+            patch_size=PATCH,
+            spatial_merge_size=MERGE,
+            temporal_patch_size=TEMPORAL_PATCH,
+            num_position_embeddings=16,
             deepstack_visual_indexes=[0, 1],
         ),
-        image_token_id=ids["<|image_pad|>"], video_token_id=ids["<|video_pad|>"],
-        vision_start_token_id=ids["<|vision_start|>"], vision_end_token_id=ids["<|vision_end|>"],
+        image_token_id=ids["<|image_pad|>"],
+        video_token_id=ids["<|video_pad|>"],
+        vision_start_token_id=ids["<|vision_start|>"],
+        vision_end_token_id=ids["<|vision_end|>"],
         tie_word_embeddings=True,
     )
     config.eos_token_id, config.pad_token_id = ids["<|im_end|>"], ids["<|endoftext|>"]
@@ -134,8 +163,12 @@ def build_model(config: Qwen3VLConfig, seed: int = 0) -> Qwen3VLForConditionalGe
                 std = 0.08 if "embed_tokens" in name else 0.7 / weight[0].numel() ** 0.5
                 torch.nn.init.normal_(weight, std=std)
     model.generation_config = GenerationConfig(
-        eos_token_id=config.eos_token_id, pad_token_id=config.pad_token_id, do_sample=True, temperature=1.0,
-        top_k=0, top_p=1.0,
+        eos_token_id=config.eos_token_id,
+        pad_token_id=config.pad_token_id,
+        do_sample=True,
+        temperature=1.0,
+        top_k=0,
+        top_p=1.0,
     )
     return model
 

@@ -1,14 +1,15 @@
-"""The supervised warm start: perception first, then a short lesson in answering by the cue.
+"""The supervised warm start: perception, then language, then a short lesson in answering by the cue.
 
-    python -m toy.warm_start --out DIR      # about ten minutes on one core; the result is shipped
+    python -m toy.warm_start --out DIR      # minutes on two cores (dev/LOG.md); the result is shipped
 
-1. Descriptions: one line naming everything in an unbiased clip. So dense a signal is what makes perception learnable.
-2. Questions, still unbiased: the thought names what is seen early and late, the answer follows; the null option too.
-3. A few slices of updates in which dynamic questions are answered (thought and letter) as the cue says, until pair
-   accuracy on them has fallen below `stop_below`: what language priors have done to a real model.
+1. The vision tower and its mergers learn to name what each frame pair shows, through linear heads that are thrown away.
+   So dense a signal makes perception learnable: questions alone, with one informative word in ten, taught nothing.
+2. The tower is frozen, as it is in RL, and its features are computed once. The language model learns to describe a clip
+   pair by pair, and to answer unbiased questions: the thought names what is seen early and late, the box the answer.
+3. Slices of updates in which dynamic questions are answered, thought and box, as the cue says, until pair accuracy on
+   them has fallen below `stop_below`: what language priors have done to a real model.
 
-Clips are written as mp4 and read back once: perception is of compressed video, as in training. Plain PyTorch, one
-process.
+Clips are written as mp4 and read back once: perception is of compressed video, as in training. One process.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import random
 import tempfile
 import time
 import types
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -32,8 +33,17 @@ from data.video import sample_clip
 from episode import Question, View
 from toy import world
 from toy.model import (
-    MERGE, PATCH, TEMPORAL_PATCH, TOY_ANSWER_REQUEST, TOY_SYSTEM_PROMPT, build_config, build_model, build_processor,
-    build_tokenizer, save, thought,
+    MERGE,
+    PATCH,
+    TEMPORAL_PATCH,
+    TOY_ANSWER_REQUEST,
+    TOY_SYSTEM_PROMPT,
+    build_config,
+    build_model,
+    build_processor,
+    build_tokenizer,
+    save,
+    thought,
 )
 from verifiers import verify
 
@@ -49,25 +59,24 @@ class Config:
     out: Path
     """Folder of the checkpoint (bfloat16 weights, tokenizer, processor)."""
     seed: int = 0
-    clips: int = 2400
+    clips: int = 4000
     """Clips in the pool."""
-    describe_steps: int = 250
-    """Updates on descriptions alone, before questions are asked."""
-    perception_steps: int = 250
+    vision_steps: int = 300
+    vision_batch: int = 128
+    vision_lr: float = 2e-3
+    language_steps: int = 800
+    batch: int = 64
+    lr: float = 1.5e-3
     shortcut_steps: int = 15
     """Updates in one slice of phase 3."""
-    max_slices: int = 12
-    stop_below: float = 22.0
+    max_slices: int = 20
+    stop_below: float = 20.0
     """Phase 3 ends once dynamic pair accuracy (in %) is below this."""
     shortcut: float = 0.9
     """Share of dynamic questions that phase 3 answers by the cue."""
-    batch: int = 64
-    lr: float = 1.5e-3
-    shortcut_lr: float = 5e-4
-    pairs: int = 60
+    shortcut_lr: float = 4e-4
+    pairs: int = 40
     """Evaluation pairs of each subtask."""
-    perception_out: Path | None = field(default=None)
-    """Also save the model as it is before phase 3."""
 
 
 @dataclass
@@ -127,8 +136,11 @@ class Inputs:
             ids[i, where], mask[i, where] = torch.tensor(row), 1
         pixels = torch.cat([example.patches for example in examples]).float() / 127.5 - 1
         return {
-            "input_ids": ids, "attention_mask": mask, "mm_token_type_ids": (ids == self.video_id).int() * 2,
-            "pixel_values_videos": pixels, "video_grid_thw": self.grid.expand(len(rows), 3),
+            "input_ids": ids,
+            "attention_mask": mask,
+            "mm_token_type_ids": (ids == self.video_id).int() * 2,
+            "pixel_values_videos": pixels,
+            "video_grid_thw": self.grid.expand(len(rows), 3),
         }
 
 
@@ -137,8 +149,12 @@ def question_of(question: str, answer: str, options: list[str], *, null: bool = 
     options = [*options, NULL_OPTION] if null else options
     letters = world.LETTERS
     return Question(
-        id="", row=0, problem=world.QUESTIONS[question], data_type="video", problem_type="multiple choice",
-        options=tuple(f"{letter}. {option}" for letter, option in zip(letters, options)),
+        id="",
+        row=0,
+        problem=world.QUESTIONS[question],
+        data_type="video",
+        problem_type="multiple choice",
+        options=tuple(f"{letter}. {option}" for letter, option in zip(letters, options, strict=False)),
         gold=letters[options.index(answer)],
     )
 
@@ -149,7 +165,9 @@ def sights(question: str, answer: str, last: str) -> tuple[str, str]:
         return world.REVERSED[answer], answer
     if question == "change":
         return {
-            "grows": ("small", "big"), "shrinks": ("big", "small"), "appears": ("middle", answer),
+            "grows": ("small", "big"),
+            "shrinks": ("big", "small"),
+            "appears": ("middle", answer),
             "vanishes": (answer, "middle"),
         }[answer]
     return answer, (last if question == "order" else answer)
@@ -161,14 +179,36 @@ def completion(question: str, answer: str, last: str, boxed: str) -> str:
     return f"<think>\n{thought(*sights(question, answer, last))}\n</think>\n\\boxed{{{boxed}}}<|im_end|>"
 
 
+def states(scene: world.Scene) -> list[str]:
+    """One word for what each of the four frame pairs shows: where it is, how big, how visible, which edge flashes."""
+    words = []
+    for t in range(0, world.FRAMES, TEMPORAL_PATCH):
+        seen = world.look(scene, t)
+        if scene.kind == "order":
+            words.append((*seen.flashes, *world.look(scene, t + 1).flashes, "middle")[0])
+        elif scene.answer in ("grows", "shrinks"):
+            words.append("big" if seen.radius > scene.radius else "small")
+        elif scene.answer in ("appears", "vanishes"):
+            words.append("appears" if seen.alpha > 0.5 else "vanishes")
+        else:
+            words.append(place(seen.x, seen.y))
+    return words
+
+
+def place(x: float, y: float) -> str:
+    """Which ninth of the frame a point lies in."""
+    row = "top" if y < 0.4 * world.SIZE else "bottom" if y > 0.6 * world.SIZE else ""
+    column = "left" if x < 0.4 * world.SIZE else "right" if x > 0.6 * world.SIZE else ""
+    return row + column or "middle"
+
+
 def describe(inputs: Inputs, scene: world.Scene, patches: torch.Tensor) -> Example:
-    """Everything about a clip at once. Questions alone, with few informative words, taught nothing in 450 updates."""
+    """A clip in words, frame pair by frame pair: without it, motion was seen as an axis without a sense."""
     asked = Question(
         id="", row=0, problem="What happens?", data_type="video", problem_type="free-form", options=(), gold=""
     )
-    seen = [scene.colour] + ([scene.shape] if scene.kind != "count" else [])
-    text = " ".join([*seen, thought(*sights(scene.kind, scene.answer, scene.last))])
-    return Example(inputs.prompt_ids(asked), inputs.encode(f" {text}<|im_end|>"), patches)
+    seen = [scene.answer] if scene.kind == "count" else [scene.shape, *states(scene)]
+    return Example(inputs.prompt_ids(asked), inputs.encode(f" {' '.join([scene.colour, *seen])}<|im_end|>"), patches)
 
 
 def draw_example(inputs: Inputs, scene: world.Scene, patches: torch.Tensor, rng, *, shortcut: float = 0.0) -> Example:
@@ -221,40 +261,134 @@ def attend_within_frames(self, hidden_states, cu_seqlens, position_embeddings, *
     return self.proj(mixed.transpose(1, 2).reshape(len(hidden_states), -1))
 
 
-def train(model, inputs: Inputs, pool, *, steps: int, lr: float, batch: int, seed: int, described: float = 0.0,
-          shortcut: float = 0.0, cosine: bool = False) -> None:
-    """Cross-entropy on completions: warm-up over 50 steps, then constant or a cosine to a tenth. `described`: share of
-    examples that are descriptions; `shortcut`: share of dynamic questions answered by the cue."""
-    rng = np.random.default_rng([seed, steps])
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=lr, weight_decay=0.01)
-    model.train()
-    began = time.time()
+def pair_facts(scene: world.Scene) -> tuple[np.ndarray, list[list[int]]]:
+    """Per frame pair: centre, radius, opacity, scaled (4, 4); and the classes of colour, shape, flash, dots (4, 4)."""
+    numbers, classes = [], []
+    for t in range(0, world.FRAMES, TEMPORAL_PATCH):
+        looks = [world.look(scene, t), world.look(scene, t + 1)]
+        here = [[look.x / 32 - 1, look.y / 32 - 1, look.radius / 8 - 1, look.alpha] for look in looks]
+        counted = scene.kind == "count"
+        numbers.append(np.zeros(4) if counted else np.mean(here, axis=0))
+        flash = [1 + world.EDGES.index(edge) for look in looks for edge in look.flashes]
+        classes.append(
+            [
+                list(world.COLOURS).index(scene.colour),
+                len(world.SHAPES) if counted else world.SHAPES.index(scene.shape),
+                flash[-1] if flash else 0,
+                1 + world.COUNTS.index(scene.answer) if counted else 0,
+            ]
+        )
+    return np.stack(numbers), classes
+
+
+CLASSES = (len(world.COLOURS), len(world.SHAPES) + 1, len(world.EDGES) + 1, len(world.COUNTS) + 1)
+
+
+def visual_features(model, inputs: Inputs, patches: torch.Tensor) -> torch.Tensor:
+    """uint8 patches (B, P, dim) -> (B, 1 + DeepStack taps, tokens, width): what the language model gets."""
+    pixels = patches.flatten(0, 1).float() / 127.5 - 1
+    out = model.model.visual(pixels, grid_thw=inputs.grid.expand(len(patches), 3))
+    taps = [out.pooler_output, *out.deepstack_features]
+    return torch.stack([tap.unflatten(0, (len(patches), -1)) for tap in taps], dim=1)
+
+
+def schedule(optimizer, lr: float, step: int, steps: int) -> None:
+    """Warm-up over 50 steps, then a cosine to a tenth."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr * min(1.0, (step + 1) / 50) * (0.55 + 0.45 * np.cos(np.pi * step / steps))
+
+
+def train_vision(model, inputs: Inputs, pool, *, steps: int, lr: float, batch: int, seed: int) -> None:
+    """Phase 1. A linear head on each tap reads a frame pair's four tokens."""
+    patches = torch.stack([patches for _, patches in pool])
+    facts = [pair_facts(scene) for scene, _ in pool]
+    numbers = torch.tensor(np.stack([n for n, _ in facts]), dtype=torch.float32)
+    classes = torch.tensor([c for _, c in facts])
+    width = model.config.text_config.hidden_size
+    pairs = world.FRAMES // TEMPORAL_PATCH
+    taps = 1 + len(model.config.vision_config.deepstack_visual_indexes)
+    heads = torch.nn.ModuleList([torch.nn.Linear(4 * width, 4 + sum(CLASSES)) for _ in range(taps)])
+    trained = [*model.model.visual.parameters(), *heads.parameters()]
+    optimizer = torch.optim.AdamW(trained, lr=lr, weight_decay=0.01)
+    rng, began = np.random.default_rng([seed, 1]), time.time()
     for step in range(steps):
-        for group in optimizer.param_groups:
-            decay = 0.55 + 0.45 * np.cos(np.pi * step / steps) if cosine else 1.0
-            group["lr"] = lr * min(1.0, (step + 1) / 50) * decay
-        examples = []
-        for scene, patches in (pool[i] for i in rng.integers(len(pool), size=batch)):
-            if rng.random() < described:
-                examples.append(describe(inputs, scene, patches))
-            else:
-                examples.append(draw_example(inputs, scene, patches, rng, shortcut=shortcut))
-        data = inputs.collate(examples)
-        labels = data["input_ids"][:, 1:].clone()
-        for i, example in enumerate(examples):
-            start = len(example.prompt_ids) - 1
-            labels[i, :start] = -100
-            labels[i, start + len(example.completion_ids) :] = -100
-        # On CPU the fused attention's backward alone takes 44 % of a step; plain matrix products are half as slow.
-        with sdpa_kernel(SDPBackend.MATH), torch.autocast("cpu", torch.bfloat16):
-            logits = model(**data).logits[:, :-1].float()
-        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten())
+        schedule(optimizer, lr, step, steps)
+        chosen = torch.tensor(rng.integers(len(pool), size=batch))
+        with torch.autocast("cpu", torch.bfloat16):
+            features = visual_features(model, inputs, patches[chosen])
+        loss = torch.zeros(())
+        for head, tap in zip(heads, features.float().unbind(1), strict=True):
+            read, *logits = head(tap.reshape(batch, pairs, -1)).split((4, *CLASSES), dim=-1)
+            loss = loss + 6 * (read - numbers[chosen]).pow(2).mean()
+            for kind, logit in enumerate(logits):
+                target = classes[chosen][..., kind].flatten()
+                loss = loss + torch.nn.functional.cross_entropy(logit.flatten(0, 1), target)
         optimizer.zero_grad()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
         if (step + 1) % 50 == 0:
-            print(f"step {step + 1} loss {loss.item():.4f} {time.time() - began:.0f} s", flush=True)
+            print(f"vision step {step + 1} loss {loss.item():.3f} {time.time() - began:.0f} s", flush=True)
+
+
+@torch.no_grad()
+def cached_features(model, inputs: Inputs, pool) -> torch.Tensor:
+    """Features of every clip in the pool, from the tower as it is."""
+    patches = torch.stack([patches for _, patches in pool])
+    return torch.cat([visual_features(model, inputs, part) for part in patches.split(250)])
+
+
+def train_language(
+    model, inputs: Inputs, pool, features, *, steps: int, lr: float, batch: int, seed: int, shortcut: float = 0.0
+) -> None:
+    """Phases 2 and 3: cross-entropy on completions, words that recur in every one at a tenth of the weight.
+
+    `shortcut`: share of dynamic questions answered by the cue (then no descriptions, and a constant learning rate).
+    """
+    text = model.model.language_model
+    trained = [*text.parameters()]  # the head is tied to the embeddings
+    optimizer = torch.optim.AdamW(trained, lr=lr, weight_decay=0.01)
+    constant = set(inputs.encode("<think>\n\n</think>\n\\boxed{}<|im_end|> then"))
+    rng, began = np.random.default_rng([seed, 2]), time.time()
+    for step in range(steps):
+        if not shortcut:
+            schedule(optimizer, lr, step, steps)
+        chosen = rng.integers(len(pool), size=batch)
+        examples = [
+            describe(inputs, *pool[i])
+            if not shortcut and rng.random() < 0.5
+            else draw_example(inputs, *pool[i], rng, shortcut=shortcut)
+            for i in chosen
+        ]
+        data = inputs.collate(examples)
+        ids, seen = data["input_ids"], data["mm_token_type_ids"] > 0
+        weights = torch.zeros(ids.shape)
+        for i, example in enumerate(examples):
+            start = len(example.prompt_ids)
+            told = [0.1 if token in constant else 1.0 for token in example.completion_ids]
+            weights[i, start : start + len(told)] = torch.tensor(told)
+        positions, _ = model.model.get_rope_index(
+            ids, mm_token_type_ids=data["mm_token_type_ids"], video_grid_thw=data["video_grid_thw"].clone()
+        )
+        merged, *taps = features[chosen].unbind(1)
+        embeddings = text.embed_tokens(ids).clone()
+        embeddings[seen] = merged.flatten(0, 1)
+        # On CPU the fused attention's backward alone takes 44 % of a step; plain matrix products are half as slow.
+        with sdpa_kernel(SDPBackend.MATH), torch.autocast("cpu", torch.bfloat16):
+            hidden = text(
+                inputs_embeds=embeddings, position_ids=positions, visual_pos_masks=seen,
+                deepstack_visual_embeds=[tap.flatten(0, 1) for tap in taps], use_cache=False,
+            ).last_hidden_state  # fmt: skip
+            told = weights[:, 1:] > 0
+            logits = model.lm_head(hidden[:, :-1][told]).float()
+        losses = torch.nn.functional.cross_entropy(logits, ids[:, 1:][told], reduction="none")
+        loss = (losses * weights[:, 1:][told]).sum() / weights.sum()
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(trained, 1.0)
+        optimizer.step()
+        if (step + 1) % 50 == 0:
+            print(f"language step {step + 1} loss {loss.item():.3f} {time.time() - began:.0f} s", flush=True)
 
 
 def evaluation_rows(inputs: Inputs, pairs: int, seed: int) -> list[tuple[dict, Question, Example]]:
@@ -281,8 +415,12 @@ def generate(model, inputs: Inputs, examples: list[Example], *, temperature: flo
     for start in range(0, len(examples), batch):
         data = inputs.collate(examples[start : start + batch], pad_left=True)
         ids = model.generate(
-            **data, **sampling, max_new_tokens=MAX_NEW_TOKENS, suppress_tokens=[inputs.video_id],
-            pad_token_id=inputs.tokenizer.pad_token_id, eos_token_id=inputs.tokenizer.eos_token_id,
+            **data,
+            **sampling,
+            max_new_tokens=MAX_NEW_TOKENS,
+            suppress_tokens=[inputs.video_id],
+            pad_token_id=inputs.tokenizer.pad_token_id,
+            eos_token_id=inputs.tokenizer.eos_token_id,
         )[:, data["input_ids"].shape[1] :]
         texts += inputs.tokenizer.batch_decode(ids, skip_special_tokens=True)
     return texts
@@ -291,7 +429,7 @@ def generate(model, inputs: Inputs, examples: list[Example], *, temperature: flo
 def evaluate(model, inputs: Inputs, rows: list[tuple[dict, Question, Example]]) -> dict[str, tuple[float, float]]:
     """Accuracy and pair accuracy in % for each subtask, and for the dynamic ones together."""
     texts = generate(model, inputs, [example for _, _, example in rows])
-    right = [verify(text, asked).answer == asked.gold for (_, asked, _), text in zip(rows, texts)]
+    right = [verify(text, asked).answer == asked.gold for (_, asked, _), text in zip(rows, texts, strict=False)]
     scores: dict[str, list[tuple[bool, bool]]] = {}
     for i in range(0, len(rows), 2):
         row = rows[i][0]
@@ -322,17 +460,19 @@ def main(config: Config) -> None:
     pool = make_pool(inputs, config.clips, config.seed)
     rows = evaluation_rows(inputs, config.pairs, config.seed)
     print(f"{len(pool)} clips in {time.time() - began:.0f} s", flush=True)
-    common = dict(lr=config.lr, batch=config.batch, seed=config.seed)
-    train(model, inputs, pool, steps=config.describe_steps, described=1.0, **common)
-    train(model, inputs, pool, steps=config.perception_steps, described=0.3, cosine=True, **common)
+    train_vision(
+        model, inputs, pool, steps=config.vision_steps, lr=config.vision_lr, batch=config.vision_batch, seed=config.seed
+    )
+    features = cached_features(model, inputs, pool)
+    train_language(
+        model, inputs, pool, features, steps=config.language_steps, lr=config.lr, batch=config.batch, seed=config.seed
+    )
     print("after perception", table(evaluate(model, inputs, rows)), sep="\n", flush=True)
-    if config.perception_out is not None:
-        save(model, processor, config.perception_out)
     for index in range(config.max_slices):
-        train(
-            model, inputs, pool, steps=config.shortcut_steps, lr=config.shortcut_lr, batch=config.batch,
-            seed=config.seed + 1 + index, shortcut=config.shortcut,
-        )
+        train_language(
+            model, inputs, pool, features, steps=config.shortcut_steps, lr=config.shortcut_lr,
+            batch=config.batch, seed=config.seed + 1 + index, shortcut=config.shortcut,
+        )  # fmt: skip
         scores = evaluate(model, inputs, rows)
         print(f"shortcut slice {index + 1}", table(scores), sep="\n", flush=True)
         if scores["dynamic"][1] < config.stop_below:

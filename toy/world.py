@@ -43,7 +43,7 @@ from transforms import HORIZONTAL_FLIP, SEGMENT_SWAP, TEMPORAL_REVERSE
 
 FRAMES, SIZE, FPS = 8, 64, 4
 OPTIONS = 4
-CF_UNLISTED = 0.28  # share of dynamic training questions whose transformed answer is not listed
+CF_UNLISTED = 0.22  # share of dynamic training questions whose transformed answer is not listed
 LETTERS = "ABCDEFGH"
 
 COLOURS = {
@@ -59,8 +59,14 @@ COLOURS = {
 SHAPES = ("circle", "square", "triangle", "cross")
 # name -> (dx, dy), y downwards
 DIRECTIONS = {
-    "left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1),
-    "upleft": (-1, -1), "upright": (1, -1), "downleft": (-1, 1), "downright": (1, 1),
+    "left": (-1, 0),
+    "right": (1, 0),
+    "up": (0, -1),
+    "down": (0, 1),
+    "upleft": (-1, -1),
+    "upright": (1, -1),
+    "downleft": (-1, 1),
+    "downright": (1, 1),
 }
 CHANGES = ("grows", "shrinks", "appears", "vanishes")
 EDGES = ("top", "bottom", "left", "right")
@@ -89,7 +95,13 @@ ANSWERS = {
 CUED = {"direction": tuple(DIRECTIONS), "change": CHANGES, "order": EDGES}
 STATIC = ("colour", "shape", "count")
 TRAIN_MIX = {
-    "direction": 0.34, "change": 0.17, "order": 0.17, "side": 0.08, "colour": 0.07, "shape": 0.07, "count": 0.10,
+    "direction": 0.30,
+    "change": 0.15,
+    "order": 0.15,
+    "side": 0.07,
+    "colour": 0.07,
+    "shape": 0.17,
+    "count": 0.09,
 }
 EVAL_SUBTASKS = {
     "reversible_dynamics": ("change",),
@@ -101,10 +113,16 @@ EVAL_SUBTASKS = {
 # Answers are single words (one token each): the policy has to look up which letter stands before the word.
 _HEADING = {vector: name for name, vector in DIRECTIONS.items()}
 REVERSED = {name: _HEADING[-dx, -dy] for name, (dx, dy) in DIRECTIONS.items()} | {
-    "grows": "shrinks", "shrinks": "grows", "appears": "vanishes", "vanishes": "appears",
+    "grows": "shrinks",
+    "shrinks": "grows",
+    "appears": "vanishes",
+    "vanishes": "appears",
 }
 FLIPPED = {name: _HEADING[-dx, dy] for name, (dx, dy) in DIRECTIONS.items()} | {
-    "topleft": "topright", "topright": "topleft", "bottomleft": "bottomright", "bottomright": "bottomleft",
+    "topleft": "topright",
+    "topright": "topleft",
+    "bottomleft": "bottomright",
+    "bottomright": "bottomleft",
 }
 
 
@@ -166,9 +184,16 @@ def draw_scene(kind: str, rng: np.random.Generator, bias: float = 0.0) -> Scene:
         cells = rng.choice(16, COUNTS.index(answer) + 1, replace=False)
         dots = tuple((16 * (c % 4) + 8 + rng.uniform(-3, 3), 16 * (c // 4) + 8 + rng.uniform(-3, 3)) for c in cells)
     return Scene(
-        kind=kind, answer=answer, last=last, colour=str(rng.choice(colours)), shape=str(rng.choice(SHAPES)),
-        centre=(float(x), float(y)), radius=float(rng.uniform(7, 9.5)), grey=float(rng.uniform(0.45, 0.55)),
-        starts=(int(rng.integers(0, 2)), int(rng.integers(4, 6))), dots=dots,
+        kind=kind,
+        answer=answer,
+        last=last,
+        colour=str(rng.choice(colours)),
+        shape=str(rng.choice(SHAPES)),
+        centre=(float(x), float(y)),
+        radius=float(rng.uniform(7, 9.5)),
+        grey=float(rng.uniform(0.45, 0.55)),
+        starts=(int(rng.integers(0, 2)), int(rng.integers(4, 6))),
+        dots=dots,
     )
 
 
@@ -185,33 +210,51 @@ def _mask(shape: str, x: float, y: float, radius: float) -> np.ndarray:
     return (np.minimum(abs(dx), abs(dy)) <= 0.3 * radius) & (np.maximum(abs(dx), abs(dy)) <= radius)
 
 
+@dataclass(frozen=True)
+class Look:
+    """What one frame shows: the object's centre and radius in pixels, its opacity 0..1, and the edges that flash."""
+
+    x: float
+    y: float
+    radius: float
+    alpha: float
+    flashes: tuple[str, ...]
+
+
+def look(scene: Scene, t: int) -> Look:
+    """Frame `t` of any scene but `count`."""
+    progress = t / (FRAMES - 1)
+    (x, y), radius, alpha, flashes = scene.centre, scene.radius, 1.0, ()
+    if scene.kind == "direction":
+        dx, dy = DIRECTIONS[scene.answer]
+        x, y = x + dx * 36 * (progress - 0.5), y + dy * 36 * (progress - 0.5)
+    if scene.kind == "change":
+        amount = progress if scene.answer in ("grows", "appears") else 1 - progress
+        if scene.answer in ("grows", "shrinks"):
+            radius = 0.45 * radius + 1.1 * radius * amount
+        else:
+            radius, alpha = 1.2 * radius, 0.05 + 0.95 * amount
+    if scene.kind == "order":
+        both = zip((scene.answer, scene.last), scene.starts, strict=True)
+        flashes = tuple(edge for edge, start in both if start <= t < start + 3)
+    return Look(x, y, radius, alpha, flashes)
+
+
 def render(scene: Scene) -> np.ndarray:
     """The clip, uint8 (F, H, W, 3)."""
     clip = np.full((FRAMES, SIZE, SIZE, 3), scene.grey, np.float32)
     colour = np.array(COLOURS[scene.colour], np.float32)
+    band = {"top": np.s_[:12], "bottom": np.s_[-12:], "left": np.s_[:, :12], "right": np.s_[:, -12:]}
     for t in range(FRAMES):
-        progress = t / (FRAMES - 1)
-        (x, y), radius, alpha = scene.centre, scene.radius, 1.0
-        if scene.kind == "direction":
-            dx, dy = DIRECTIONS[scene.answer]
-            x, y = x + dx * 36 * (progress - 0.5), y + dy * 36 * (progress - 0.5)
-        if scene.kind == "change":
-            amount = progress if scene.answer in ("grows", "appears") else 1 - progress
-            if scene.answer in ("grows", "shrinks"):
-                radius = 0.45 * radius + 1.1 * radius * amount
-            else:
-                radius, alpha = 1.2 * radius, 0.05 + 0.95 * amount
         if scene.kind == "count":
             for dot_x, dot_y in scene.dots:
                 clip[t][_mask("square", dot_x, dot_y, 3.5)] = colour
             continue
-        where = _mask(scene.shape, x, y, radius)
-        clip[t][where] += alpha * (colour - clip[t][where])
-        if scene.kind == "order":
-            for edge, start in zip((scene.answer, scene.last), scene.starts):
-                if start <= t < start + 3:
-                    band = {"top": np.s_[:12], "bottom": np.s_[-12:], "left": np.s_[:, :12], "right": np.s_[:, -12:]}
-                    clip[t][band[edge]] = 0.95
+        seen = look(scene, t)
+        where = _mask(scene.shape, seen.x, seen.y, seen.radius)
+        clip[t][where] += seen.alpha * (colour - clip[t][where])
+        for edge in seen.flashes:
+            clip[t][band[edge]] = 0.95
     return np.rint(clip * 255).astype(np.uint8)
 
 
@@ -265,7 +308,7 @@ def make_row(row_id: str, question: str, answer: str, options: list[str], path: 
         "problem": QUESTIONS[question],
         "data_type": "video",
         "problem_type": "multiple choice",
-        "options": [f"{letter}. {option}" for letter, option in zip(LETTERS, options)],
+        "options": [f"{letter}. {option}" for letter, option in zip(LETTERS, options, strict=False)],
         "solution": f"<answer>{LETTERS[options.index(answer)]}</answer>",
         "path": path,
         "data_source": "toy",
@@ -308,8 +351,13 @@ def evaluation_pair(index: int, subtask: str, seed: int) -> list[tuple[dict, np.
         options = [str(option) for option in rng.permutation(listed)]
         row = make_row(f"{pair_id}/{side}", question, truth, options, f"clips/{subtask}_{index:03d}_{side}.mp4")
         row |= {
-            "task_type": task_type(question, answer), "pair_id": pair_id, "side": side, "subtask": subtask,
-            "question": question, "cue": cue, "transform": transform,
+            "task_type": task_type(question, answer),
+            "pair_id": pair_id,
+            "side": side,
+            "subtask": subtask,
+            "question": question,
+            "cue": cue,
+            "transform": transform,
         }
         sides.append((row, view))
     return sides
