@@ -33,7 +33,7 @@ class Args:
 
     run_dir: str = "runs/demo"
     """Replaced if it exists."""
-    steps: int = 40
+    steps: int = 50
     """Rounds of each run."""
     seed: int = 0
     ranks: int = min(2, torch.cuda.device_count()) or 2
