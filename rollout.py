@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import glob
 import logging
 import os
 import random
@@ -122,7 +123,7 @@ class VllmEngine:
         on_gpu = torch.cuda.is_available()
         frames, height, width = frame_shape
         memory = {"gpu_memory_utilization": gpu_memory} if on_gpu else {"kv_cache_memory_bytes": cpu_cache_mb << 20}
-        with _keep_rng():
+        with _keep_rng(), _own_shared_memory(tensor_parallel > 1 and not on_gpu):
             self.llm = LLM(
                 model=folder,
                 dtype=dtype,
@@ -292,6 +293,25 @@ def _hf_parts(name: str, module, tensor: torch.Tensor) -> Iterator[tuple[str, to
     parent = name.rpartition(".")[0]
     for part, piece in zip(parts, tensor.split(sizes), strict=True):
         yield f"{parent}.{part}", piece
+
+
+@contextlib.contextmanager
+def _own_shared_memory(used: bool):
+    """vLLM's CPU ranks of one engine meet in files whose names are the same in every job and outlive it: a dead job's
+    would stop the next. Removed before, and once joined (the mapping stays)."""
+
+    def remove() -> None:
+        dist.barrier()
+        if dist.get_rank() == 0:
+            for path in glob.glob("/dev/shm/-tp:*cpushm_*"):
+                os.unlink(path)
+        dist.barrier()
+
+    if used:
+        remove()
+    yield
+    if used:
+        remove()
 
 
 @contextlib.contextmanager

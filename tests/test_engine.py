@@ -52,10 +52,13 @@ def test_a_sync_carries_perturbed_merger_and_llm_into_the_engine(facts):
     assert facts["gap_synced"] <= FP32 and facts["checksums_synced"]
 
 
-@pytest.mark.parametrize("forgotten", ["prefix", "encoder"])
-def test_a_forgotten_cache_reset_shows_in_the_gap(facts, forgotten):
-    assert facts[f"gap_without_{forgotten}_reset"] > VISIBLE
-    assert facts[f"gap_after_without_{forgotten}_reset"] <= FP32
+def test_a_forgotten_prefix_cache_reset_shows_in_the_gap(facts):
+    assert facts["gap_without_prefix_reset"] > VISIBLE and facts["gap_after_prefix_reset"] <= FP32
+
+
+def test_a_forgotten_encoder_cache_reset_is_loud_or_shows_in_the_gap(facts):
+    message = facts.get("error_without_encoder_reset", "")
+    assert "Encoder cache miss" in message or facts["gap_without_encoder_reset"] > VISIBLE
 
 
 def test_sampling_is_seeded_per_prompt_and_never_draws_a_placeholder(facts):

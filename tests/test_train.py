@@ -73,7 +73,7 @@ def toy_flags(world):
 def toy_run(toy_flags, tmp_path_factory):
     """Four rounds of CRPO from the shipped warm start, two ranks, fp32, saved after two and after four."""
     run_dir = tmp_path_factory.mktemp("runs") / "whole"
-    run_train(*toy_flags, "--run-dir", run_dir, "--max-steps", 4, "--save-every", 2, "--dtype", "float32",
+    run_train(*toy_flags, "--run-dir", run_dir, "--max-steps", 4, "--save-every", 2, "--dtype", "float32", "--lr", 1e-4,
               "--updates", 2, "--samples-every", 2, "--checksum-every", 1)  # fmt: skip
     return run_dir
 
@@ -114,7 +114,7 @@ def test_two_rounds_and_a_resume_equal_four(toy_run, toy_flags, tmp_path):
     shutil.rmtree(part / "checkpoints" / "step_000004")
     (part / "checkpoints" / "step_000003").mkdir()  # no marker: was being written when the machine died
     done = run_train(*toy_flags, "--run-dir", part, "--max-steps", 4, "--save-every", 2, "--dtype", "float32",
-                     "--updates", 2, "--samples-every", 2, "--checksum-every", 1)  # fmt: skip
+                     "--lr", 1e-4, "--updates", 2, "--samples-every", 2, "--checksum-every", 1)  # fmt: skip
     assert "after round 2" in done.stdout
     whole, resumed = rows_of(toy_run), rows_of(part)
     for step in (3, 4):
