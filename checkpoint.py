@@ -6,6 +6,7 @@ last, the marker COMPLETE. A folder without the marker does not exist as far as 
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import shutil
@@ -88,6 +89,9 @@ def export(folder: str, config, processor, generation_config, parameters: Iterab
             tensors[name] = tensor.cpu()
     if main:
         os.makedirs(folder, exist_ok=True)
+        config = copy.deepcopy(config)
+        for part in (config, config.text_config, config.vision_config):
+            part.dtype = next(iter(tensors.values())).dtype  # what a loader with dtype="auto" rounds to
         config.save_pretrained(folder)
         processor.save_pretrained(folder)
         generation_config.save_pretrained(folder)
