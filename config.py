@@ -233,10 +233,10 @@ def check_same_run(config: Config, run_dir: str) -> None:
     with open(os.path.join(run_dir, "config.json")) as file:
         before = json.load(file)
     now = dataclasses.asdict(config)
-    changed = [f"--{n.replace('_', '-')} was {before.get(n)}, is {now[n]}" for n in now if before.get(n) != now[n]]
-    changed = [line for line in changed if line.split()[0][2:].replace("-", "_") not in FREE_ON_RESUME]
+    changed = [name for name in now if name not in FREE_ON_RESUME and before.get(name) != now[name]]
     if changed:
-        raise ValueError(f"--run-dir {run_dir} holds a run of other settings ({'; '.join(changed)}): give a new folder")
+        lines = "; ".join(f"--{name.replace('_', '-')} was {before.get(name)}, is {now[name]}" for name in changed)
+        raise ValueError(f"--run-dir {run_dir} holds a run of other settings ({lines}): give a new folder")
 
 
 def save(config: Config, run_dir: str) -> None:

@@ -68,10 +68,8 @@ def main() -> None:
         prepare_run_dir(config)
         train_questions, eval_questions, bad_rows = load_data(config)
         folder = resolve_model(config)
-    except (
-        ValueError,
-        OSError,
-    ) as error:  # the user's mistakes end here, in one line; any later error is a bug and a traceback
+    except (ValueError, OSError) as error:
+        # The user's mistakes end here, in one line; any later error is a bug and a traceback.
         if is_main():
             print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
@@ -152,9 +150,8 @@ def main() -> None:
         samples.truncate_after(config.run_dir, state["step"])
         settings.save(config, config.run_dir)
         list_bad_rows(config, bad_rows, cursor, {})
-    sync(
-        check=config.checksum_every > 0
-    )  # resumed weights must get there; and it proves the way before the first round
+    # Resumed weights must get there; and it proves the way before the first round.
+    sync(check=config.checksum_every > 0)
 
     def read_answer(text: str, question: Question):
         return verify(text, question, strict_match=config.strict_match, lenient_format=config.lenient_format)
