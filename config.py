@@ -124,7 +124,9 @@ class Config:
 
     # -- update ------------------------------------------------------------------------------------------------------
     lr: float = 1e-6
-    """AdamW learning rate; constant after warm-up. Table 7."""
+    """AdamW learning rate; Table 7."""
+    lr_schedule: Literal["constant", "linear"] = "constant"
+    """After warm-up: constant (Table 7), or linear to zero at the end of the run."""
     warmup_steps: int = 0
     """Optimizer steps of linear warm-up (Table 7 names a warm-up, its donor recipe has none)."""
     weight_decay: float = 0.01
@@ -164,7 +166,9 @@ TOY = dict(
     save_every=20,
     max_prompt_tokens=512,
     max_completion_tokens=32,
-    lr=3e-4,
+    lr=4e-4,
+    warmup_steps=10,
+    lr_schedule="linear",
     gradient_checkpointing=False,
     checksum_every=10,
     tokens_per_pack=512,
@@ -233,7 +237,8 @@ def check_same_run(config: Config, run_dir: str) -> None:
     with open(os.path.join(run_dir, "config.json")) as file:
         before = json.load(file)
     now = dataclasses.asdict(config)
-    changed = [name for name in now if name not in FREE_ON_RESUME and before.get(name) != now[name]]
+    fixed = set(now) - FREE_ON_RESUME | ({"max_steps"} if config.lr_schedule == "linear" else set())
+    changed = [name for name in now if name in fixed and before.get(name) != now[name]]
     if changed:
         lines = "; ".join(f"--{name.replace('_', '-')} was {before.get(name)}, is {now[name]}" for name in changed)
         raise ValueError(f"--run-dir {run_dir} holds a run of other settings ({lines}): give a new folder")

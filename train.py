@@ -261,7 +261,9 @@ def main() -> None:
                         f"round {step}: the gradient norm is {norm}; lower --lr or inspect samples.jsonl"
                     )
                 state["updates"] += 1
-                lr = config.lr * min(1.0, state["updates"] / max(config.warmup_steps, 1))
+                lr = config.lr * update.lr_factor(
+                    state["updates"], max_steps * config.updates, config.warmup_steps, config.lr_schedule
+                )
                 for group in optimizer.param_groups:
                     group["lr"] = lr
                 optimizer.step()

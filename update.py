@@ -91,6 +91,13 @@ def keep_in_step(packs: Sequence[Pack], spare: Pack, count: int) -> list[Pack]:
     return [*packs, *[idle] * (count - len(packs))]
 
 
+def lr_factor(update: int, updates: int, warmup: int, schedule: str) -> float:
+    """Share of the peak learning rate at optimizer step `update` (from 1) of `updates`."""
+    if update <= warmup:
+        return update / warmup
+    return 1.0 if schedule == "constant" else (updates - update + 1) / (updates - warmup)
+
+
 @torch.no_grad()
 def logps(model: nn.Module, packs: Sequence[Pack]) -> list[torch.Tensor]:
     """Log-probs (C,) of each pack under `model`, without gradient. All ranks take part, with as many packs each."""

@@ -21,8 +21,8 @@ OPTIONS = {
     "tensor_parallel", "engine_memory", "engine_cpu_cache_mb", "engine_sequences", "engine_eager", "sleep_level",
     "lambda_d", "lambda_s", "w_aug", "crr", "behave", "invalid_counts_as_change", "strict_match", "lenient_format",
     "advantage_eps",
-    "lr", "warmup_steps", "weight_decay", "max_grad_norm", "clip_eps", "kl_coef", "dtype", "gradient_checkpointing",
-    "tokens_per_pack", "checksum_every", "scripted_reward",
+    "lr", "lr_schedule", "warmup_steps", "weight_decay", "max_grad_norm", "clip_eps", "kl_coef", "dtype",
+    "gradient_checkpointing", "tokens_per_pack", "checksum_every", "scripted_reward",
 }  # fmt: skip
 
 

@@ -121,6 +121,11 @@ def test_two_rounds_and_a_resume_equal_four(toy_run, toy_flags, tmp_path):
         same_but_time(whole[step], resumed[step])
 
 
+def test_a_run_does_not_go_on_with_other_settings(toy_run, toy_flags):
+    done = run_train(*toy_flags, "--run-dir", toy_run, "--max-steps", 9, "--lr", 2e-4, expect=2, ranks=1)
+    assert "--lr was 0.0001, is 0.0002" in done.stderr and "--max-steps was 4, is 9" in done.stderr
+
+
 def test_the_export_answers_the_same_in_transformers_and_in_vllm(toy_run):
     environment = os.environ | {"OMP_NUM_THREADS": "2", "HF_HUB_OFFLINE": "1"}
     command = [sys.executable, str(ROOT / "tests" / "engine_probe.py"), str(toy_run / "export")]

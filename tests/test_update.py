@@ -342,3 +342,20 @@ def lonely_wait() -> None:
     torch.distributed.barrier()
     if torch.distributed.get_rank() == 0:
         torch.distributed.distributed_c10d._get_default_store().get("a key that nobody sets")
+
+
+@pytest.mark.parametrize(
+    "update_, warmup, schedule, share",
+    [
+        (1, 0, "constant", 1.0),
+        (10, 0, "constant", 1.0),
+        (1, 4, "constant", 0.25),
+        (4, 4, "linear", 1.0),
+        (1, 0, "linear", 1.0),
+        (10, 0, "linear", 0.1),
+        (5, 4, "linear", 1.0),
+        (10, 4, "linear", 1 / 6),
+    ],
+)
+def test_learning_rate_of_ten_updates(update_, warmup, schedule, share):
+    assert update.lr_factor(update_, 10, warmup, schedule) == pytest.approx(share)
