@@ -5,6 +5,8 @@ Torch only: no model, no process group, no config. Functions are pure and keep t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 
@@ -32,6 +34,14 @@ def crpo_advantages(
     centred, cf_centred = _centre(original), _centre(counterfactual)
     joint_std = _std(torch.cat([centred, cf_centred], dim=-1))
     return (centred / (joint_std + eps)).float(), (cf_centred / (joint_std + eps)).float()
+
+
+def pooled_advantages(groups: Sequence[torch.Tensor], eps: float = 1e-4) -> list[torch.Tensor]:
+    """Centre each group by its own mean, divide all by ONE std over every centred value (the larger pool that App. F
+    argues for). Groups (G,) may differ in G; unbiased std. `crpo_advantages` is this over two groups."""
+    centred = [_centre(group) for group in groups]
+    std = _std(torch.cat(centred))
+    return [(values / (std + eps)).float() for values in centred]
 
 
 def clipped_objective(

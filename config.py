@@ -16,15 +16,19 @@ import tyro
 CELL = 32 * 32  # pixels of one merged vision token; Table 7 counts its budgets in these
 
 
+Preset = Literal["paper", "toy", "video-r1"]
+
+
 @dataclass
 class Config:
     """CRPO: Counterfactual Relational Policy Optimization for Video LLMs (paper: arXiv 2605.21988)."""
 
     # -- what runs ---------------------------------------------------------------------------------------------------
-    preset: Literal["paper", "toy"] = "paper"
-    """paper = Table 7; toy = the embedded world, small enough for two CPU cores. Other flags override either."""
-    method: Literal["crpo", "grpo"] = "crpo"
-    """Row of methods.py."""
+    preset: Preset = "paper"
+    """paper = Table 7; toy = the embedded world, small enough for two CPU cores; video-r1 = Table 7 with T-GRPO as its
+    authors' code has it (threshold 0.8, G/2 shuffled rollouts, length bonus). Other flags override each."""
+    method: Literal["crpo", "grpo", "t_grpo", "arrow_rl", "augment"] = "crpo"
+    """Row of methods.py. augment = App. E's control: the second view keeps the original label."""
     model: str = "Qwen3-VL-4B"
     """Folder of a Qwen3-VL checkpoint, or Qwen3-VL-2B / 4B / 8B (the hub's instruct checkpoint)."""
     train_file: str = ""
@@ -62,13 +66,15 @@ class Config:
     min_frame_pixels: int = 16 * CELL
     """Lower pixel budget of a frame; Table 7."""
     max_frame_pixels: int = 768 * CELL
-    """Upper pixel budget of a frame; Table 7."""
+    """Upper pixel budget of a frame, and of an image; Table 7."""
     null_option: Literal["video", "all", "off"] = "video"
     """Which multiple-choice questions get "None of the above" in training (Sec. 3); the same for every method."""
     flip: bool = True
     """Horizontal flip may be drawn (Table 2, "w/o Spatial Flip" = --no-flip)."""
     reverse: bool = True
     """Temporal reversal may be drawn (Table 2, "w/o Temporal Reversal" = --no-reverse)."""
+    repeat_data: int = 1
+    """Visits of each row per epoch (Table 2, "Data x 2" = 2), each with a transform and rollouts of its own."""
     system_prompt: str = "paper"
     """paper = App. B.1's text; anything else is used as it is (empty = no system turn)."""
     answer_request: str = "paper"
@@ -115,10 +121,26 @@ class Config:
     """R_behave as an additive term (Table 2, "w/o R_behave" = --no-behave)."""
     invalid_counts_as_change: bool = False
     """Eq. 4 to the letter: an unreadable counterfactual answer has "changed"."""
+    temporal_bonus: float = 0.3
+    """t_grpo: bonus on each correct rollout while the shuffled clip does no better (App. B.3)."""
+    temporal_threshold: float = 1.0
+    """t_grpo: bonus where p >= threshold * p_shuffled; 1.0 in the paper's comparison, 0.8 in Video-R1's code."""
+    shuffled_rollouts: int = 8
+    """t_grpo: rollouts on the shuffled clip; 8 in the paper's comparison, G/2 in Video-R1's code."""
+    length_bonus: float = 0.0
+    """t_grpo: bonus on correct rollouts of 320 to 512 tokens; 0.2 in Video-R1's code, absent in the comparison."""
+    arrow_alpha: float = 0.25
+    """arrow_rl: weight of the reverse reward (App. B.3)."""
+    arrow_as_printed: bool = False
+    """arrow_rl: alpha active where the reversed answer EQUALS gold, as App. B.3 prints it; the original is opposite."""
+    arrow_greedy: bool = False
+    """arrow_rl: decode the reference on the reversed clip greedily (unstated; default: one sample)."""
     strict_match: bool = False
     """Upstream's answer match, where "A." and "A. text" are not "A"."""
     lenient_format: bool = False
     """Allow prose between and after the think block and the box (upstream's pattern)."""
+    std_scope: Literal["branch", "joint", "batch"] = "joint"
+    """What shares one standard deviation: each group, a CRPO question's two branches (Sec. 3), or the whole round."""
     advantage_eps: float = 1e-4
     """Added to the standard deviation."""
 
@@ -135,6 +157,8 @@ class Config:
     """Table 7."""
     clip_eps: float = 0.2
     """epsilon of Eq. 6."""
+    mask_truncated: bool = False
+    """Leave rollouts that ran into the length limit out of the loss (they still count in their group's mean)."""
     kl_coef: float = 0.01
     """beta, k3 KL against the frozen start model; 0 loads no reference. Table 7."""
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
@@ -174,7 +198,8 @@ TOY = dict(
     tokens_per_pack=512,
     engine_sequences=128,
 )
-PRESETS = {"paper": {}, "toy": TOY}
+VIDEO_R1 = dict(method="t_grpo", temporal_threshold=0.8, shuffled_rollouts=4, length_bonus=0.2)
+PRESETS = {"paper": {}, "toy": TOY, "video-r1": VIDEO_R1}
 
 
 def parse(args: list[str] | None = None) -> Config:
@@ -186,7 +211,24 @@ def parse(args: list[str] | None = None) -> Config:
 
 @dataclass
 class _Preset:
-    preset: Literal["paper", "toy"] = "paper"
+    preset: Preset = "paper"
+
+
+METHOD_FLAGS = {
+    **dict.fromkeys(("lambda_d", "lambda_s", "w_aug", "crr", "behave", "invalid_counts_as_change"), ("crpo",)),
+    **dict.fromkeys(("flip", "reverse"), ("crpo", "augment")),
+    **dict.fromkeys(("temporal_bonus", "temporal_threshold", "shuffled_rollouts", "length_bonus"), ("t_grpo",)),
+    **dict.fromkeys(("arrow_alpha", "arrow_as_printed", "arrow_greedy"), ("arrow_rl",)),
+}
+"""Field -> methods it has a meaning with."""
+
+
+def flag(name: str, value: object) -> str:
+    """A setting as typed on the command line."""
+    dashed = name.replace("_", "-")
+    if isinstance(value, bool):
+        return f"--{dashed}" if value else f"--no-{dashed}"
+    return f"--{dashed} {value}"
 
 
 def check(config: Config, ranks: int, ranks_per_node: int) -> None:
@@ -210,7 +252,16 @@ def check(config: Config, ranks: int, ranks_per_node: int) -> None:
             config.frames >= 2 and config.frames % 2 == 0,
             f"--frames must be even, two make one token row; got {config.frames}",
         ),
-        (config.flip or config.reverse or config.method != "crpo", "crpo needs --flip or --reverse"),
+        (config.flip or config.reverse, "--no-flip and --no-reverse together leave no counterfactual: drop one"),
+        (config.shuffled_rollouts >= 1, f"--shuffled-rollouts must be at least 1; got {config.shuffled_rollouts}"),
+        (
+            CELL <= config.min_frame_pixels <= config.max_frame_pixels,
+            f"--min-frame-pixels {config.min_frame_pixels} must be at least {CELL} and at most --max-frame-pixels "
+            f"{config.max_frame_pixels}",
+        ),
+        (config.repeat_data >= 1, f"--repeat-data must be at least 1; got {config.repeat_data}"),
+        (config.kl_coef >= 0, f"--kl-coef must not be negative; got {config.kl_coef}"),
+        (config.warmup_steps >= 0, f"--warmup-steps must not be negative; got {config.warmup_steps}"),
         (config.max_steps >= 0, f"--max-steps must not be negative; got {config.max_steps}"),
         (config.save_every >= 0, f"--save-every must not be negative; got {config.save_every}"),
         (config.keep_checkpoints >= 1, f"--keep-checkpoints must be at least 1; got {config.keep_checkpoints}"),
@@ -223,6 +274,22 @@ def check(config: Config, ranks: int, ranks_per_node: int) -> None:
     for holds, line in laws:
         if not holds:
             raise ValueError(line)
+    for name, default in vars(Config()).items():
+        methods = METHOD_FLAGS.get(name)
+        if methods and config.method not in methods and getattr(config, name) != default:
+            raise ValueError(
+                f"{flag(name, getattr(config, name))} has no meaning with --method {config.method}: it belongs to "
+                f"{' and '.join(methods)}; drop one of the two"
+            )
+    for first, second, meaningless in (
+        (flag("crr", config.crr), f"--lambda-d {config.lambda_d}", not config.crr and config.lambda_d != 0.3),
+        (flag("crr", config.crr), f"--lambda-s {config.lambda_s}", not config.crr and config.lambda_s != 0.3),
+        (flag("behave", config.behave), "--w-aug 0", not config.behave and config.w_aug == 0),
+        ("--scripted-reward", flag("strict_match", True), config.scripted_reward and config.strict_match),
+        ("--scripted-reward", flag("lenient_format", True), config.scripted_reward and config.lenient_format),
+    ):
+        if meaningless:
+            raise ValueError(f"{first} and {second} together have no meaning: the first takes out what the second sets")
 
 
 FREE_ON_RESUME = {

@@ -34,7 +34,7 @@ class Question:
     gold: str
     """Canonical answer: the letter of a multiple-choice question, else normalised text."""
     path: str | None = None
-    """Absolute path of the clip, inside the data root; None for text."""
+    """Absolute path of the clip or image, inside the data root; None for text."""
     task_type: str | None = None
     """One of TASK_TYPES, or None (the router had no answer: such a question trains single-branch)."""
     start: float | None = None
@@ -57,23 +57,28 @@ class Question:
 
 @dataclass(frozen=True)
 class View:
-    """One look at one clip: the sampled, resized frames and the transform that made them."""
+    """One look at one clip: the sampled, resized frames and the transform that made them; or one still image."""
 
     frames: torch.Tensor
-    """uint8 (F, 3, H, W); F even, H and W multiples of 32."""
+    """uint8 (F, 3, H, W); F even, 1 for a still image; H and W multiples of 32."""
     transform: str
     """Name in transforms.TRANSFORMS; "identity" for the original branch."""
     fps: float
-    """Of the source file."""
+    """Of the source file; 0 for a still image."""
     source_frames: int
     """Frames of the source clip (between its bounds)."""
     frame_indices: tuple[int, ...]
     """Sampled indices, ascending whatever the transform: a reversed clip is stamped as the reversed file would be."""
 
+    @property
+    def still(self) -> bool:
+        """True for an image (a clip of one frame holds it twice)."""
+        return len(self.frames) == 1
+
 
 @dataclass(frozen=True)
 class Prompt:
-    """What the policy is asked: chat text with one video placeholder, and the view behind it (None for text)."""
+    """What the policy is asked: chat text with one placeholder, and the clip or image behind it (None for text)."""
 
     text: str
     view: View | None
@@ -102,7 +107,7 @@ class Group:
     """0 original, 1 counterfactual (or whatever second view the method asks for)."""
     prompt: Prompt
     prompt_ids: tuple[int, ...]
-    """(P,) ids with the video placeholder expanded, as trainer and engine both see them."""
+    """(P,) ids with the placeholder expanded, as trainer and engine both see them."""
     rollouts: list[Rollout]
     trained: bool = True
     """False where the method uses the group for rewards only (T-GRPO, ArrowRL)."""

@@ -1,87 +1,165 @@
-"""One row per RL method: what its second view is, whether that is trained on, how both are scored.
+"""One row per RL method: its second view of a question, how its rollouts are paid, how its rewards are pooled.
 
-Adding a method = one row in METHODS and one pure scoring function. The math comes from `rewards.py` and `advantage.py`;
-this file only applies it to the groups of one question.
+Adding a method = one row in METHODS and one pure reward function. The math comes from `rewards.py` and `advantage.py`;
+this file only applies it to the branches of one question. K branches (0 original, 1 second view), G rollouts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 
+import rewards
 import transforms
-from advantage import crpo_advantages, group_advantages
+from advantage import crpo_advantages, group_advantages, pooled_advantages
 from episode import Question
-from rewards import crpo_rewards, grpo_rewards
 from verifiers import Facts
 
 
 @dataclass(frozen=True)
-class RewardSettings:
-    """The coefficients of Eq. 1-5 and of the normaliser (see config.py for each)."""
+class MethodSettings:
+    """What the rows below may depend on (see config.py for each)."""
 
+    rollouts: int = 8
+    transforms: tuple[str, ...] = transforms.COUNTERFACTUALS
+    """Counterfactual transforms that may be drawn."""
     lambda_d: float = 0.3
     lambda_s: float = 0.3
     w_aug: float = 0.5
     use_crr: bool = True
     use_behave: bool = True
     invalid_counts_as_change: bool = False
-    advantage_eps: float = 1e-4
+    temporal_bonus: float = 0.3
+    temporal_threshold: float = 1.0
+    shuffled_rollouts: int = 8
+    length_bonus: float = 0.0
+    arrow_alpha: float = 0.25
+    arrow_as_printed: bool = False
+    arrow_greedy: bool = False
+
+    def without_auxiliary(self) -> MethodSettings:
+        """The same method without the term that App. F says cancels: what its advantages are held against."""
+        return replace(self, use_crr=False, temporal_bonus=0.0, length_bonus=0.0, arrow_alpha=0.0)
 
 
 @dataclass(frozen=True)
-class Scored:
-    """Rewards and advantages of one question, one entry per branch; `terms` holds each term by its paper name."""
+class Look:
+    """How a method looks at a question once more (or, for the original branch, first)."""
 
-    rewards: list[torch.Tensor]
-    """K x (G,)."""
-    advantages: list[torch.Tensor]
-    """K x (G,)."""
-    terms: list[dict[str, torch.Tensor]]
-    """K x name -> (G,), before w_aug."""
+    transform: str
+    """Name in transforms.TRANSFORMS."""
+    rollouts: int
+    trained: bool
+    """Whether this branch gives policy gradient."""
+    greedy: bool = False
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What is known of one branch's rollouts once they are verified."""
+
+    facts: list[Facts]
+    lengths: list[int]
+    """Completion tokens, the end token included."""
+    even_share: list[float]
+    """Share of even token ids, what --scripted-reward pays for."""
+
+    @property
+    def answers(self) -> list[str | None]:
+        return [fact.answer for fact in self.facts]
+
+    @property
+    def well_formed(self) -> list[bool]:
+        return [fact.well_formed for fact in self.facts]
+
+
+@dataclass(frozen=True)
+class Paid:
+    """One branch's rewards, and each term by its paper name (before w_aug), all (G,)."""
+
+    rewards: torch.Tensor | None
+    """None for a branch that only shapes the other's rewards: it joins no pool."""
+    terms: dict[str, torch.Tensor]
 
 
 @dataclass(frozen=True)
 class Method:
-    second_view: Callable[[Question, object, tuple[str, ...]], str | None]
-    """(question, rng, allowed transforms) -> transform of the second view, or None: this question has one branch."""
-    train_second: Callable[[RewardSettings], bool]
-    """Whether the second branch gives policy gradient."""
-    score: Callable[[Question, list[list[Facts]], RewardSettings], Scored]
-    """Facts of each branch's rollouts -> rewards and advantages; one branch where there is no second view."""
+    second: Callable[[Question, random.Random, MethodSettings], Look | None]
+    """None: this question has one branch."""
+    pay: Callable[[Question, Sequence[Outcome], MethodSettings], list[Paid]]
+    """Outcomes of the branches, one or two -> their rewards."""
+    joint: bool = False
+    """Whether `--std-scope joint` pools a question's branches (CRPO, Sec. 3)."""
 
 
-def counterfactual_view(question: Question, rng, allowed: tuple[str, ...]) -> str | None:
-    """CRPO: the router's task type chooses (Sec. 3); text, images and unrouted videos train single-branch."""
-    if question.data_type != "video" or question.task_type is None:
+# -- second views ------------------------------------------------------------------------------------------------------
+
+
+def no_second(question: Question, rng: random.Random, settings: MethodSettings) -> None:
+    """GRPO."""
+
+
+def counterfactual(question: Question, rng: random.Random, settings: MethodSettings) -> Look | None:
+    """CRPO: the router's task type chooses (Sec. 3); text, images and unrouted videos train single-branch.
+
+    With w_aug = 0 ("w/o Counterfactual Branch") it is still sampled, for R_CRR, but gives no gradient.
+    """
+    transform = routed_transform(question, rng, settings)
+    return transform and Look(transform, settings.rollouts, trained=settings.w_aug != 0)
+
+
+def augmented(question: Question, rng: random.Random, settings: MethodSettings) -> Look | None:
+    """Standard augmentation (App. E): CRPO's views, each a training sample of its own."""
+    transform = routed_transform(question, rng, settings)
+    return transform and Look(transform, settings.rollouts, trained=True)
+
+
+def routed_transform(question: Question, rng: random.Random, settings: MethodSettings) -> str | None:
+    if question.data_type != "video":
         return None
-    return transforms.choose(question.task_type, rng, allowed=allowed)
+    return transforms.choose(question.task_type, rng, allowed=settings.transforms)
 
 
-def score_grpo(question: Question, branches: list[list[Facts]], settings: RewardSettings) -> Scored:
-    """GRPO on the original branch."""
-    facts = branches[0]
-    answers, well_formed = [f.answer for f in facts], [f.well_formed for f in facts]
-    rewards = grpo_rewards(answers, question.gold, well_formed=well_formed)
-    form = torch.tensor(well_formed, dtype=torch.float32)
-    terms = {"correct": rewards - form, "format": form}
-    return Scored([rewards], [group_advantages(rewards, settings.advantage_eps)], [terms])
+def shuffled(question: Question, rng: random.Random, settings: MethodSettings) -> Look | None:
+    """T-GRPO: every video once more with its frames in random order."""
+    if question.data_type != "video":
+        return None
+    return Look(transforms.FRAME_SHUFFLE, settings.shuffled_rollouts, trained=False)
 
 
-def score_crpo(question: Question, branches: list[list[Facts]], settings: RewardSettings) -> Scored:
-    """CRPO: Eq. 1-5 over both branches and the joint standard deviation; a question with one branch is plain GRPO."""
+def reverse_reference(question: Question, rng: random.Random, settings: MethodSettings) -> Look | None:
+    """ArrowRL: one reference response on every video played backwards."""
+    if question.data_type != "video":
+        return None
+    return Look(transforms.TEMPORAL_REVERSE, 1, trained=False, greedy=settings.arrow_greedy)
+
+
+# -- rewards -----------------------------------------------------------------------------------------------------------
+
+
+def pay_grpo(question: Question, branches: Sequence[Outcome], settings: MethodSettings) -> list[Paid]:
+    """Correctness and format on the original branch (App. B.3)."""
+    original = branches[0]
+    paid = rewards.grpo_rewards(original.answers, question.gold, well_formed=original.well_formed)
+    form = torch.tensor(original.well_formed, dtype=torch.float32)
+    return [Paid(paid, {"correct": paid - form, "format": form})]
+
+
+def pay_crpo(question: Question, branches: Sequence[Outcome], settings: MethodSettings) -> list[Paid]:
+    """Eq. 1-5 over both branches; a question with one branch is plain GRPO."""
     if len(branches) == 1:
-        return score_grpo(question, branches, settings)
-    original, counterfactual = branches
-    r = crpo_rewards(
-        [f.answer for f in original],
-        [f.answer for f in counterfactual],
+        return pay_grpo(question, branches, settings)
+    original, second = branches
+    r = rewards.crpo_rewards(
+        original.answers,
+        second.answers,
         question.gold,
         dynamic=question.dynamic,
-        well_formed=[f.well_formed for f in original],
-        cf_well_formed=[f.well_formed for f in counterfactual],
+        well_formed=original.well_formed,
+        cf_well_formed=second.well_formed,
         lambda_d=settings.lambda_d,
         lambda_s=settings.lambda_s,
         w_aug=settings.w_aug,
@@ -89,26 +167,93 @@ def score_crpo(question: Question, branches: list[list[Facts]], settings: Reward
         use_behave=settings.use_behave,
         invalid_counts_as_change=settings.invalid_counts_as_change,
     )
-    return Scored(
-        [r.original, r.counterfactual],
-        list(crpo_advantages(r.original, r.counterfactual, settings.advantage_eps)),
-        [
-            {"correct": r.correct, "crr_orig": r.crr_orig, "format": r.format},
-            {"behave": r.behave, "crr_aug": r.crr_aug, "cf_format": r.cf_format},
-        ],
+    return [
+        Paid(r.original, {"correct": r.correct, "crr_orig": r.crr_orig, "format": r.format}),
+        Paid(r.counterfactual, {"behave": r.behave, "crr_aug": r.crr_aug, "cf_format": r.cf_format}),
+    ]
+
+
+def pay_augmented(question: Question, branches: Sequence[Outcome], settings: MethodSettings) -> list[Paid]:
+    """Both views with the ORIGINAL label: wrong by construction on dynamic questions, which is App. E's point."""
+    paid = pay_grpo(question, branches, settings)
+    for second in branches[1:]:
+        (other,) = pay_grpo(question, [second], settings)
+        paid.append(Paid(other.rewards, {"aug_correct": other.terms["correct"], "cf_format": other.terms["format"]}))
+    return paid
+
+
+def pay_t_grpo(question: Question, branches: Sequence[Outcome], settings: MethodSettings) -> list[Paid]:
+    """GRPO, the temporal bonus where the shuffled group does no better, and Video-R1's length bonus."""
+    (paid,) = pay_grpo(question, branches, settings)
+    answers = branches[0].answers
+    length = rewards.length_bonus(answers, branches[0].lengths, question.gold, bonus=settings.length_bonus)
+    total, terms = paid.rewards + length, paid.terms | {"length": length}
+    if len(branches) == 1:
+        return [Paid(total, terms)]
+    mixed = branches[1].answers
+    temporal = rewards.temporal_bonus(
+        answers, mixed, question.gold, bonus=settings.temporal_bonus, threshold=settings.temporal_threshold
     )
+    shuffled_correct = torch.tensor([float(a is not None and a == question.gold) for a in mixed])
+    return [Paid(total + temporal, terms | {"temporal": temporal}), Paid(None, {"shuffled_correct": shuffled_correct})]
 
 
-def score_scripted(payments: list[torch.Tensor], settings: RewardSettings) -> Scored:
-    """Any payments, K x (G,), normalised as the method would: proves a pipeline whose model earns nothing yet."""
-    if len(payments) == 1:
-        advantages = [group_advantages(payments[0], settings.advantage_eps)]
-    else:
-        advantages = list(crpo_advantages(*payments, settings.advantage_eps))
-    return Scored(payments, advantages, [{} for _ in payments])
+def pay_arrow_rl(question: Question, branches: Sequence[Outcome], settings: MethodSettings) -> list[Paid]:
+    """GRPO, and the reverse bonus against the reversed clip's one answer."""
+    (paid,) = pay_grpo(question, branches, settings)
+    if len(branches) == 1:
+        return [paid]
+    (reference,) = branches[1].answers
+    reverse = rewards.reverse_bonus(
+        branches[0].answers,
+        reference,
+        question.gold,
+        alpha=settings.arrow_alpha,
+        as_printed=settings.arrow_as_printed,
+    )
+    reverse_correct = torch.tensor([float(reference == question.gold)])
+    return [
+        Paid(paid.rewards + reverse, paid.terms | {"reverse": reverse}),
+        Paid(None, {"reverse_correct": reverse_correct}),
+    ]
+
+
+def pay_scripted(question: Question, branches: Sequence[Outcome], settings: MethodSettings) -> list[Paid]:
+    """A fixed rule on the sampled ids, whatever the answer: proves a pipeline whose model earns nothing yet."""
+    return [Paid(torch.tensor(branch.even_share), {}) for branch in branches]
 
 
 METHODS: dict[str, Method] = {
-    "crpo": Method(counterfactual_view, train_second=lambda settings: settings.w_aug != 0, score=score_crpo),
-    "grpo": Method(lambda question, rng, allowed: None, train_second=lambda settings: False, score=score_grpo),
+    "crpo": Method(counterfactual, pay_crpo, joint=True),
+    "grpo": Method(no_second, pay_grpo),
+    "t_grpo": Method(shuffled, pay_t_grpo),
+    "arrow_rl": Method(reverse_reference, pay_arrow_rl),
+    "augment": Method(augmented, pay_augmented),
 }
+
+
+# -- advantages --------------------------------------------------------------------------------------------------------
+
+
+def advantages(
+    questions: Sequence[Sequence[torch.Tensor | None]], *, joint: bool, scope: str, eps: float
+) -> list[list[torch.Tensor | None]]:
+    """Rewards (G,) of every branch of every question of the round -> advantages in the same places, None for None.
+
+    Every group is centred by its own mean; `scope` says what shares one standard deviation: "branch" each group,
+    "joint" the two branches of a question where the method's row says so (Sec. 3), "batch" the whole round (App. F).
+    A counterfactual branch that w_aug = 0 silences counts with its zeros in either pool, as published.
+    """
+    if scope not in ("branch", "joint", "batch"):
+        raise ValueError(f"scope must be branch, joint or batch; got {scope!r}")
+    if scope == "batch":
+        flat = [group for branches in questions for group in branches if group is not None]
+        pooled = iter(pooled_advantages(flat, eps))
+        return [[None if group is None else next(pooled) for group in branches] for branches in questions]
+    result: list[list[torch.Tensor | None]] = []
+    for branches in questions:
+        if scope == "joint" and joint and len(branches) == 2:
+            result.append(list(crpo_advantages(*branches, eps)))
+        else:
+            result.append([None if group is None else group_advantages(group, eps) for group in branches])
+    return result

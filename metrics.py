@@ -34,6 +34,15 @@ METRICS: dict[str, str] = {
     "reward/crr_aug": "R_CRR^aug, Eq. 5: mean of behave * lambda * mean(correct); 0..lambda; equals crr_orig up to G",
     "reward/original": "whole reward of the original branch, Eq. 1 (or the method's own)",
     "reward/counterfactual": "whole reward of the counterfactual branch, Eq. 3, w_aug applied",
+    "reward/temporal": "T-GRPO's temporal bonus on the original branch; 0..bonus",
+    "reward/length": "Video-R1's length bonus on the original branch; 0..bonus",
+    "reward/shuffled_correct": "p of T-GRPO's shuffled group: fraction of its rollouts whose answer is gold",
+    "reward/reverse": "ArrowRL's reverse bonus on the original branch; 0..alpha",
+    "reward/reverse_correct": "fraction of ArrowRL's references on the reversed clip whose answer is gold",
+    "reward/aug_correct": "standard augmentation: fraction of second-view rollouts that repeat the original label",
+    "advantage/size": "mean |advantage| over trained rollouts",
+    "advantage/without_auxiliary": "the same had CRR (or the temporal, length, reverse bonus) not been paid (App. F)",
+    "advantage/auxiliary_shift": "mean |advantage - advantage without that term|: 0 where it cancels (App. F)",
     # Fractions of groups, or of questions (paper Fig. 5b).
     "group/zero_advantage": "fraction of trained groups whose G advantages are all zero",
     "group/zero_advantage_original": "the same over original-branch groups",
@@ -47,6 +56,7 @@ METRICS: dict[str, str] = {
     "policy/objective": "clipped objective of Eq. 6, before the sign is turned",
     "policy/kl": "k3 estimate of KL(policy || reference), nats a token",
     "policy/ratio_max": "largest probability ratio policy / old over all trained tokens",
+    "policy/ratio_min": "smallest probability ratio policy / old over all trained tokens",
     "policy/clip_fraction": "fraction of trained tokens whose ratio lies outside 1 +- epsilon",
     "policy/entropy": "mean entropy of the policy's next-token distribution, nats",
     "policy/grad_norm": "L2 norm of the gradient before clipping, mean over the round's updates",
@@ -55,10 +65,14 @@ METRICS: dict[str, str] = {
     "policy/engine_gap_max": "the largest of them over all ranks, nats",
     "policy/logp_mean": "mean log-probability of the sampled tokens under the policy, nats",
     "rollout/completion_tokens": "mean length of a completion, tokens",
+    "rollout/completion_tokens_max": "longest completion of the round, tokens",
     "rollout/prompt_tokens": "mean length of a prompt with its video, tokens",
     "rollout/truncated": "fraction of rollouts that ran into the length limit",
     "rollout/unreadable": "fraction of original-branch rollouts without a readable answer",
     "rollout/unreadable_counterfactual": "fraction of counterfactual-branch rollouts without a readable answer",
+    "rollout/math_timeouts": "math answers whose judge was killed at its deadline, all ranks (each counts as wrong)",
+    "rollout/null_original/*": "fraction of original rollouts of a task type that chose the null option (never right)",
+    "rollout/null_counterfactual/*": "fraction of counterfactual rollouts of a task type that chose the null option",
     "rollout/tokens_per_s": "completion tokens a second of the generate phase, mean over ranks",
     "data/questions": "questions of the round over all ranks",
     "data/rollouts_seen": "rollouts generated since the run began, both branches, all ranks: the axis of fair curves",
@@ -78,7 +92,7 @@ METRICS: dict[str, str] = {
 _PATTERNS = {re.compile(re.escape(name).replace(r"\*", "[^/]+")): name for name in METRICS if "*" in name}
 
 Entry = tuple[str, float | torch.Tensor, float]
-"""(mean | total | max, value, count)."""
+"""(mean | total | max | min, value, count)."""
 
 
 def describe(name: str) -> str:
@@ -94,8 +108,8 @@ def describe(name: str) -> str:
 class Accumulator:
     """Numbers of one step, on one rank; `reduce` joins the ranks and empties it.
 
-    A name is a mean, a total or a maximum, throughout: using it two ways raises ValueError. Sums of tensors stay on
-    their device until `reduce`, so adding does not stall it.
+    A name is a mean, a total, a maximum or a minimum, throughout: using it two ways raises ValueError. Sums of tensors
+    stay on their device until `reduce`, so adding does not stall it.
     """
 
     def __init__(self) -> None:
@@ -122,6 +136,11 @@ class Accumulator:
                 return
             value = value.detach().double().max()  # torch's max keeps NaN
         self._keep(name, "max", value, 1)
+
+    def min(self, name: str, value: torch.Tensor) -> None:
+        """A candidate for a minimum, as `max`."""
+        if value.numel():
+            self._keep(name, "min", value.detach().double().min(), 1)
 
     def reduce(self, group: dist.ProcessGroup | None = None) -> dict[str, float]:
         """Name -> value over all ranks of `group`, sorted by name; the same on each rank. Empties the accumulator.
@@ -157,9 +176,9 @@ def _join(name: str, kept: Entry | None, new: Entry) -> Entry:
     (how, value, count), (new_how, new_value, new_count) = kept, new
     if how != new_how:
         raise ValueError(f"metric {name!r} is used as a {how} and as a {new_how}")
-    if how == "max":
-        larger = new_value if new_value > value or new_value != new_value else value
-        return how, larger, count
+    if how in ("max", "min"):
+        further = new_value > value if how == "max" else new_value < value
+        return how, new_value if further or new_value != new_value else value, count
     return how, value + new_value, count + new_count
 
 

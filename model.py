@@ -15,7 +15,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 from transformers import AutoProcessor, Qwen3VLForConditionalGeneration
 
-from data.prompts import processor_inputs
+from data.prompts import processor_inputs, vision_inputs
 from episode import Group, Prompt
 from packing import PackedRow, attention_mask, pack
 
@@ -34,21 +34,18 @@ class EncodedPrompt:
     """(P,) expanded."""
     positions: torch.Tensor
     """int64 (3, P), MRoPE."""
-    pixels: torch.Tensor | None
-    """float32 (patches, dim), or None for text."""
-    grid: torch.Tensor | None
-    """int64 (1, 3): temporal, height, width in patches."""
+    vision: dict[str, torch.Tensor]
+    """Patches, float32 (patches, dim), and grid, int64 (1, 3): temporal, height, width in patches; under the forward's
+    names for a clip or for an image (data.prompts.vision_inputs), empty for text."""
 
 
 @dataclass(frozen=True)
 class PackedInputs:
-    """One forward pass: a packed row and the patches of its clips, in order of group."""
+    """One forward pass: a packed row and the patches of its clips and images, each kind in order of group."""
 
     row: PackedRow
-    pixels: torch.Tensor | None
-    """(patches of all clips, dim)."""
-    grid: torch.Tensor | None
-    """(clips, 3)."""
+    vision: dict[str, torch.Tensor]
+    """(patches of all clips, dim) and (clips, 3), and the same of all images; a kind that does not occur is absent."""
 
 
 def resolve_checkpoint(name: str) -> str:
@@ -120,12 +117,12 @@ class Policy(nn.Module):
     def encode(self, processor, prompt: Prompt) -> EncodedPrompt:
         """Processor inputs and MRoPE positions of one prompt (CPU tensors)."""
         inputs = processor_inputs(processor, prompt)
-        grid = inputs.get("video_grid_thw")
+        vision = vision_inputs(inputs)
+        grids = {name: grid for name, grid in vision.items() if name.endswith("grid_thw")}
         positions, _ = self.hf.model.get_rope_index(
-            inputs["input_ids"], mm_token_type_ids=inputs["mm_token_type_ids"], video_grid_thw=grid
+            inputs["input_ids"], mm_token_type_ids=inputs["mm_token_type_ids"], **grids
         )
-        ids = tuple(inputs["input_ids"][0].tolist())
-        return EncodedPrompt(ids, positions[:, 0], inputs.get("pixel_values_videos"), grid)
+        return EncodedPrompt(tuple(inputs["input_ids"][0].tolist()), positions[:, 0], vision)
 
     def forward(self, inputs: PackedInputs) -> tuple[torch.Tensor, torch.Tensor]:
         """Packed groups -> float32 (C,) log-probs of the completion tokens and (C,) entropies (without gradient).
@@ -137,12 +134,11 @@ class Policy(nn.Module):
             input_ids=row.ids[None],
             attention_mask=attention_mask(row),
             position_ids=row.positions[:, None],
-            pixel_values_videos=inputs.pixels,
-            video_grid_thw=inputs.grid,
             use_cache=False,
+            **inputs.vision,
         ).last_hidden_state[0]
         logps_C, entropies_C = self._completion_logps(hidden_TD[row.logit_rows], row.targets)
-        if inputs.pixels is None and torch.is_grad_enabled():
+        if not inputs.vision and torch.is_grad_enabled():
             # A pack of text alone leaves the mergers without a gradient, and the ranks' reductions would not match.
             logps_C = logps_C + 0.0 * sum(parameter.sum() for parameter in self.merger_parameters())
         return logps_C, entropies_C
@@ -174,10 +170,9 @@ def pack_groups(groups: Sequence[Group], encoded: Sequence[EncodedPrompt], devic
         [[rollout.ids for rollout in group.rollouts] for group in groups],
     )
     row = PackedRow(*(v.to(device) if isinstance(v, torch.Tensor) else v for v in vars(row).values()))
-    pixels = [e.pixels for e in encoded if e.pixels is not None]
-    grids = [e.grid for e in encoded if e.grid is not None]
+    names = dict.fromkeys(name for e in encoded for name in e.vision)
     return PackedInputs(
-        row, torch.cat(pixels).to(device) if pixels else None, torch.cat(grids).to(device) if grids else None
+        row, {name: torch.cat([e.vision[name] for e in encoded if name in e.vision]).to(device) for name in names}
     )
 
 

@@ -1,4 +1,4 @@
-"""Pictures a person looks at: filmstrips of both branches, the paper's training curves, and a table for the console.
+"""Pictures a person looks at: filmstrips of both branches, the paper's curves and Figure 9, a table for the console.
 
 Pictures are uint8 (H, W, 3) arrays, or a PNG for curves. Text in them comes from models and data files and is drawn
 letter by letter: `$` starts no formula, and what the font cannot draw becomes a mark. Axes: F frames, C = 3 colours.
@@ -10,6 +10,7 @@ import math
 import os
 import textwrap
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,10 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import EngFormatter, MaxNLocator
+from matplotlib.ticker import EngFormatter, MaxNLocator, StrMethodFormatter
 from torch.nn import functional
+
+from episode import TASK_TYPES
 
 TILE_WIDTH = 192  # pixels of one frame in a strip: eight stand side by side on a screen
 GAP = 4
@@ -113,6 +116,196 @@ def curves(
     figure.savefig(path, format="png")
 
 
+@dataclass(frozen=True)
+class Panel:
+    """One panel of `dynamics`."""
+
+    title: str
+    names: Mapping[str, str]
+    """Metric (metrics.METRICS) -> its word in the panel's key. Up to four: one line style each."""
+    unit: str
+    """Of the y axis."""
+    span: tuple[float, float] | None = None
+    """What the y axis shows at the least; None = what there is."""
+    log: bool = False
+
+
+_SHARE = (0.0, 1.0)
+_SMALL_SHARE = (0.0, 0.1)
+
+DYNAMICS: dict[str, tuple[Panel, ...]] = {
+    "Figures 5 and 8: what is learnt": (
+        Panel("(a) Correctness reward, original", {"reward/correct": ""}, "mean reward", _SHARE),
+        Panel("(b) Zero-advantage groups", {"group/zero_advantage": ""}, "fraction of groups", _SHARE),
+        Panel(
+            "(c) Auxiliary reward",
+            {
+                "reward/crr_orig": "CRPO: CRR",
+                "reward/temporal": "T-GRPO: temporal",
+                "reward/reverse": "ArrowRL: reverse",
+            },
+            "mean reward",
+            (0.0, 0.1),
+        ),
+        Panel("Pair accuracy, dynamic", {"eval/pair_acc": ""}, "%", (0.0, 100.0)),
+    ),
+    "Figure 7: CRPO's reward components, before w_aug": (
+        Panel("Correct (original)", {"reward/correct": ""}, "mean reward", _SHARE),
+        Panel("CRR (original)", {"reward/crr_orig": ""}, "mean reward", (0.0, 0.1)),
+        Panel("Behave (counterfactual)", {"reward/behave": ""}, "mean reward", _SHARE),
+        Panel("CRR (counterfactual)", {"reward/crr_aug": ""}, "mean reward", (0.0, 0.1)),
+    ),
+    "Appendix F: does the auxiliary reward reach the advantage?": (
+        Panel(
+            "Size of the advantage",
+            {"advantage/size": "as trained", "advantage/without_auxiliary": "auxiliary unpaid"},
+            "mean |advantage|",
+            _SHARE,
+        ),
+        Panel(
+            "Shift by the auxiliary (0: it cancels)", {"advantage/auxiliary_shift": ""}, "mean |shift|", _SMALL_SHARE
+        ),
+        Panel("Zero advantage, original", {"group/zero_advantage_original": ""}, "fraction of groups", _SHARE),
+        Panel(
+            "Zero advantage, counterfactual", {"group/zero_advantage_counterfactual": ""}, "fraction of groups", _SHARE
+        ),
+    ),
+    "Does the policy hold?": (
+        Panel("Entropy", {"policy/entropy": ""}, "nats a token", (0.0, 0.0)),
+        Panel("KL to the start model", {"policy/kl": ""}, "nats a token", (0.0, 0.01)),
+        Panel("Clipped tokens", {"policy/clip_fraction": ""}, "fraction of tokens", (0.0, 0.01)),
+        Panel(
+            "Probability ratio, extremes",
+            {"policy/ratio_max": "largest", "policy/ratio_min": "smallest"},
+            "policy / old",
+            (0.8, 1.25),
+            log=True,
+        ),
+    ),
+    "Does the update hold?": (
+        Panel("Gradient norm, before clipping", {"policy/grad_norm": ""}, "L2 norm", (0.0, 0.0)),
+        Panel(
+            "Gap of engine and trainer",
+            {"policy/engine_gap_mean": "mean", "policy/engine_gap_max": "largest"},
+            "nats a token",
+            log=True,
+        ),
+        Panel(
+            "Length of a completion",
+            {"rollout/completion_tokens": "mean", "rollout/completion_tokens_max": "longest"},
+            "tokens",
+            (0.0, 0.0),
+        ),
+        Panel("Truncated at the length limit", {"rollout/truncated": ""}, "fraction of rollouts", _SMALL_SHARE),
+    ),
+    "Do the answers hold?": (
+        Panel(
+            "Well-formed completions",
+            {"reward/format": "original", "reward/cf_format": "counterfactual"},
+            "fraction of rollouts",
+            (0.9, 1.0),
+        ),
+        Panel(
+            "Unreadable answers",
+            {"rollout/unreadable": "original", "rollout/unreadable_counterfactual": "counterfactual"},
+            "fraction of rollouts",
+            _SMALL_SHARE,
+        ),
+        Panel(
+            "Null option, original (never right)",
+            {f"rollout/null_original/{task_type}": task_type for task_type in TASK_TYPES},
+            "fraction of rollouts",
+            _SMALL_SHARE,
+        ),
+        Panel(
+            "Null option, counterfactual",
+            {f"rollout/null_counterfactual/{task_type}": task_type for task_type in TASK_TYPES},
+            "fraction of rollouts",
+            _SMALL_SHARE,
+        ),
+    ),
+}
+"""Rows of panels of `dynamics`."""
+
+
+def dynamics(
+    runs: Mapping[str, Sequence[Mapping[str, float]]], path: str | os.PathLike, *, x: str = "data/rollouts_seen"
+) -> None:
+    """Diagnostics of several runs (paper Fig. 5, 7 and 8, App. F, and where RL breaks), as one PNG at `path`.
+
+    `runs` and `x` as for `curves`. From 20 points on, the strong line is a running mean over a tenth of the points
+    (shorter windows at the ends) and the values themselves stand pale behind it. A panel of which no run has a value
+    says so. ValueError where nothing can be drawn, or more runs are given than colours can be told apart.
+    """
+    if len(runs) > len(COLOURS):
+        raise ValueError(f"{len(runs)} runs, but no more than {len(COLOURS)} colours can be told apart: give fewer")
+    panels = [panel for row in DYNAMICS.values() for panel in row]
+    if not any(_points(rows, x, name)[0] for rows in runs.values() for panel in panels for name in panel.names):
+        raise ValueError(f"no curve to draw: no row of {', '.join(runs) or 'no run'} holds {x!r} and a known metric")
+    columns = max(map(len, DYNAMICS.values()))
+    figure = Figure(figsize=(4.1 * columns, 2.95 * len(DYNAMICS) + 0.9), dpi=DPI, layout="constrained")
+    FigureCanvasAgg(figure)
+    grid = figure.subplots(len(DYNAMICS), columns, squeeze=False)
+    for places, (heading, row) in zip(grid, DYNAMICS.items(), strict=True):
+        for axes, panel in zip(places, row, strict=True):
+            _draw_dynamics(axes, runs, x, panel)
+        _head(places[0], heading)
+    handles = [Line2D([], [], color=colour, lw=3) for _, colour in _coloured(runs)]
+    labels = [_drawable(label) for label in runs]
+    legend = figure.legend(handles, labels, loc="outside upper center", ncols=4, fontsize=11, frameon=False)
+    _take_literally(legend.get_texts())
+    figure.supxlabel("strong: running mean over a tenth of a run's rounds; pale: each round", fontsize=9, color="0.4")
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, format="png")
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """One panel of `sensitivity`: value of a setting -> one number a run, percent."""
+
+    setting: str
+    """Under the x axis."""
+    title: str
+    sensitive: Mapping[float, Sequence[float]]
+    """Solid orange: the metric that should move."""
+    general: Mapping[float, Sequence[float]]
+    """Dashed navy: the metric that should stay; may be empty."""
+
+
+def sensitivity(sweeps: Sequence[Sweep], path: str | os.PathLike, *, sensitive: str, general: str) -> None:
+    """The paper's Figure 9 as one PNG at `path`: a panel a sweep, `sensitive` and `general` name the two curves.
+
+    A point is the mean over its runs; where there are several, a bar goes from the lowest to the highest and their
+    number stands at the point. ValueError where no sweep has a point.
+    """
+    if not any(sweep.sensitive for sweep in sweeps):
+        raise ValueError("no point to draw")
+    figure = Figure(figsize=(4.6 * len(sweeps), 4.0), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    styles = {sensitive: ("#E8710A", "-", "o"), general: ("#1F3A6E", (0, (4, 2)), "s")}
+    panels = figure.subplots(1, len(sweeps), squeeze=False, sharey=True).ravel()
+    for axes, sweep in zip(panels, sweeps, strict=True):
+        for points, (colour, style, marker) in zip((sweep.sensitive, sweep.general), styles.values(), strict=True):
+            _draw_sweep(axes, points, colour, style, marker)
+        ticks = sorted({*sweep.sensitive, *sweep.general})
+        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        axes.set_xlabel(sweep.setting, fontsize=10)
+        axes.set_title(sweep.title, fontsize=11, loc="left", weight="bold")
+        axes.margins(x=0.12, y=0.15)
+        axes.grid(color="0.9", lw=0.7)
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[0].set_ylabel("%", fontsize=10)
+    drawn = [
+        name for name, part in ((sensitive, "sensitive"), (general, "general")) if any(getattr(s, part) for s in sweeps)
+    ]
+    handles = [Line2D([], [], color=c, ls=ls, marker=m, lw=2) for c, ls, m in (styles[name] for name in drawn)]
+    figure.legend(handles, drawn, loc="outside upper center", ncols=2, frameon=False, handlelength=3)
+    if any(len(runs) > 1 for sweep in sweeps for runs in sweep.sensitive.values()):
+        figure.supxlabel("points: mean of n runs; bars: lowest to highest", fontsize=8, color="0.4")
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, format="png")
+
+
 def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
     """Rows as aligned plain text under a header of column names; floats with one decimal, a missing value as "-"."""
     cells = [[str(name) for name in columns]] + [[_cell(row.get(name)) for name in columns] for row in rows]
@@ -128,7 +321,7 @@ def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
     return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
 
 
-_LINE_STYLES = ("-", (0, (2, 1.2)))
+_LINE_STYLES = ("-", (0, (2, 1.2)), (0, (6, 1.5, 1, 1.5)), (0, (1, 1)))
 
 
 def _panels(runs: Mapping[str, Sequence[Mapping[str, float]]]) -> list[tuple[str, dict[str, str], str]]:
@@ -183,6 +376,80 @@ def _draw_panel(
             for _, style in zip(names, _LINE_STYLES, strict=False)
         ]
         axes.legend(keys, list(names.values()), fontsize=7.5, frameon=False, handlelength=2.4)
+    _dress(axes, x, title, unit, furthest)
+
+
+def _draw_dynamics(axes: Axes, runs: Mapping[str, Sequence[Mapping[str, float]]], x: str, panel: Panel) -> None:
+    furthest = max([1.0, *(max(_points(rows, x, x)[0], default=0.0) for rows in runs.values())])
+    styles = dict(zip(panel.names, _LINE_STYLES, strict=False))
+    present = set()
+    for index, (label, colour) in enumerate(_coloured(runs)):
+        for name, style in styles.items():
+            xs, ys = _points(runs[label], x, name)
+            if not xs:
+                continue
+            present.add(name)
+            window = len(ys) // 10 if len(ys) >= 20 else 1
+            if window > 1:
+                axes.plot(xs, ys, color=colour, alpha=0.3, lw=0.7)
+                ys = _running_mean(ys, window)
+            marker = "o" if panel.unit == "%" or len(ys) == 1 else None  # a line through one point is invisible
+            # A later run is drawn thinner: runs that coincide all stay visible.
+            axes.plot(xs, ys, color=colour, ls=style, lw=max(1.1, 2.4 - 0.3 * index), marker=marker, ms=4)
+    if not present:
+        said = "no data: these runs log none of\n" + "\n".join(panel.names)
+        axes.text(0.5, 0.5, said, ha="center", va="center", fontsize=8, color="0.5", transform=axes.transAxes)
+        axes.set_yticks([])
+    elif panel.log and any((np.asarray(line.get_ydata()) > 0).any() for line in axes.lines):
+        axes.set_yscale("log", nonpositive="mask")
+    if present and panel.span:
+        axes.set_ylim(*_limits([line.get_ydata() for line in axes.lines], *panel.span, log=panel.log))
+        if panel.log and np.divide(*axes.get_ylim()) > 0.1:  # within a decade: no powers of ten to write at the ticks
+            axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+            axes.yaxis.set_minor_formatter(StrMethodFormatter("{x:g}"))
+    if len(panel.names) > 1 and present:
+        words = {
+            word: style
+            for (name, word), style in zip(panel.names.items(), styles.values(), strict=True)
+            if name in present
+        }
+        keys = [Line2D([], [], color="0.3", ls=style) for style in words.values()]
+        axes.legend(keys, list(words), fontsize=7.5, handlelength=3, framealpha=0.75, edgecolor="none")
+    _dress(axes, x, panel.title, panel.unit, furthest)
+
+
+def _head(axes: Axes, heading: str) -> None:
+    """A heading over a row of panels. The layout keeps its height free, but may not widen the first panel for it."""
+    place = dict(xy=(0, 1), xytext=(0, 26), xycoords="axes fraction", textcoords="offset points", fontsize=12.5)
+    axes.annotate(heading, **place, color="0.35", weight="bold", annotation_clip=False).set_in_layout(False)
+    axes.annotate("X", **place, alpha=0.0)
+
+
+def _limits(lines: Sequence[Any], low: float, high: float, *, log: bool) -> tuple[float, float]:
+    """Limits of a y axis that shows its lines and the span from low to high, with some air."""
+    values = np.concatenate([np.asarray(line, dtype=float) for line in lines])
+    values = values[values > 0] if log else values
+    low, high = min([low, *values]), max([high, *values])
+    if log:
+        return low / 1.1, high * 1.1
+    air = 0.04 * (high - low or 1.0)
+    return low - air, high + air
+
+
+def _draw_sweep(axes: Axes, points: Mapping[float, Sequence[float]], colour: str, style: Any, marker: str) -> None:
+    xs = sorted(points)
+    means = [float(np.mean(points[value])) for value in xs]
+    axes.plot(xs, means, color=colour, ls=style, marker=marker, lw=2, ms=6)
+    for value in xs:
+        if len(points[value]) > 1:
+            highest = max(points[value])
+            axes.vlines(value, min(points[value]), highest, color=colour, lw=1.2, alpha=0.7)
+            place = dict(xytext=(0, 7), textcoords="offset points", ha="center")  # clear of the marker, if it is there
+            axes.annotate(f"n={len(points[value])}", (value, highest), **place, fontsize=7.5, color=colour)
+
+
+def _dress(axes: Axes, x: str, title: str, unit: str, furthest: float) -> None:
+    """Axes, names and grid, the same in every panel of curves."""
     axes.set_xlim(-0.02 * furthest, 1.03 * furthest)
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))

@@ -13,7 +13,7 @@ import torch.distributed as dist
 from data.dataset import QuestionCursor
 from data.video import ClipError
 from episode import Prompt, Question, View
-from methods import Method, RewardSettings
+from methods import Look, Method, MethodSettings
 from model import EncodedPrompt, Policy
 from parallel import gather_objects
 from transforms import IDENTITY, TRANSFORMS, visit_rng
@@ -34,6 +34,9 @@ class Planned:
     """Optimizer step of the round that trains it."""
     trained: bool
     """False: generated for rewards only."""
+    rollouts: int
+    """Completions to sample."""
+    greedy: bool
     seed: int
     """Of its request to the engine."""
 
@@ -43,9 +46,7 @@ class Planner:
     """Turns visits of questions into plans; the same settings on every rank."""
 
     method: Method
-    rewards: RewardSettings
-    allowed: tuple[str, ...]
-    """Transforms that may be drawn."""
+    settings: MethodSettings
     mini_batch_questions: int
     seed: int
 
@@ -57,14 +58,25 @@ class Planner:
         """
         plan = []
         for at, (epoch, question) in enumerate(visits):
-            branches = [(IDENTITY, True)]
-            rng = visit_rng(self.seed, epoch, question.id)
-            if second := self.method.second_view(question, rng, self.allowed):
-                branches.append((second, self.method.train_second(self.rewards)))
-            for branch, (transform, trained) in enumerate(branches):
+            looks = [Look(IDENTITY, self.settings.rollouts, trained=True)]
+            if second := self.method.second(question, visit_rng(self.seed, epoch, question.id), self.settings):
+                looks.append(second)
+            for branch, look in enumerate(looks):
                 seed = visit_rng(self.seed, epoch, f"{question.id}/rollouts of branch {branch}").getrandbits(31)
                 mini_batch = at // self.mini_batch_questions
-                plan.append(Planned(question, epoch, branch, transform, mini_batch, trained, seed))
+                plan.append(
+                    Planned(
+                        question,
+                        epoch,
+                        branch,
+                        look.transform,
+                        mini_batch,
+                        look.trained,
+                        look.rollouts,
+                        look.greedy,
+                        seed,
+                    )
+                )
         return sorted(plan, key=lambda item: (item.mini_batch, item.branch))
 
 
@@ -73,7 +85,7 @@ class Reader:
     """Questions -> what the policy reads."""
 
     view: Callable[[Question], View | None]
-    """Decode and sample the clip; ClipError where it cannot be read; None for text."""
+    """Decode and sample the clip, or read the image; ClipError where it cannot be read; None for text."""
     render: Callable[[Question, View | None], Prompt]
     max_prompt_tokens: int
 

@@ -96,13 +96,39 @@ def t_grpo_rewards(
     bonus: float = 0.3,
     threshold: float = 1.0,
 ) -> torch.Tensor:
-    """T-GRPO (App. B.3): GRPO, plus `bonus` on each correct rollout when p >= threshold * p_shuffled.
+    """T-GRPO (App. B.3): GRPO plus `temporal_bonus`. The shuffled group is not trained on."""
+    extra = temporal_bonus(answers, shuffled_answers, gold, bonus=bonus, threshold=threshold)
+    return grpo_rewards(answers, gold, well_formed=well_formed) + extra
 
-    The paper's fair run uses ratio 1.0; Video-R1's code 0.8. The shuffled group is not trained on.
+
+def temporal_bonus(
+    answers: Answers, shuffled_answers: Answers, gold: str, *, bonus: float = 0.3, threshold: float = 1.0
+) -> torch.Tensor:
+    """T-GRPO's temporal reward: `bonus` on each correct rollout when p >= threshold * p_shuffled.
+
+    The paper's fair run uses ratio 1.0; Video-R1's code 0.8.
     """
+    correct, shuffled = _correct(answers, gold), _correct(shuffled_answers, gold)
+    # Counts, cross-multiplied: float32 means would lose exact ties.
+    earns = correct.sum().item() * len(shuffled) >= threshold * shuffled.sum().item() * len(correct)
+    return bonus * float(earns) * correct
+
+
+def length_bonus(
+    answers: Answers,
+    lengths: Sequence[int],
+    gold: str,
+    *,
+    bonus: float = 0.2,
+    shortest: int = 320,
+    longest: int = 512,
+) -> torch.Tensor:
+    """Video-R1's length reward: `bonus` on each correct rollout of `shortest` to `longest` tokens (end token counted),
+    where more than one rollout is correct. `lengths` (G,) in tokens. Off in the paper's comparison."""
     correct = _correct(answers, gold)
-    earns = correct.mean() >= threshold * _correct(shuffled_answers, gold).mean()
-    return grpo_rewards(answers, gold, well_formed=well_formed) + bonus * float(earns) * correct
+    inside = torch.tensor([float(shortest <= length <= longest) for length in lengths])
+    _same_group("answers", correct, "lengths", inside)
+    return bonus * float(correct.sum() > 1) * correct * inside
 
 
 def arrow_rl_rewards(
@@ -114,15 +140,23 @@ def arrow_rl_rewards(
     alpha: float = 0.25,
     as_printed: bool = False,
 ) -> torch.Tensor:
-    """ArrowRL: fidelity + alpha_i * (1 - I[o_i = reverse answer]) + format.
+    """ArrowRL: fidelity plus `reverse_bonus`, and the format reward that all methods share."""
+    extra = reverse_bonus(answers, reverse_answer, gold, alpha=alpha, as_printed=as_printed)
+    return grpo_rewards(answers, gold, well_formed=well_formed) + extra
+
+
+def reverse_bonus(
+    answers: Answers, reverse_answer: str | None, gold: str, *, alpha: float = 0.25, as_printed: bool = False
+) -> torch.Tensor:
+    """ArrowRL's reverse reward: alpha_i * (1 - I[o_i = reverse answer]).
 
     alpha is active when the reversed clip's answer differs from gold (the question feels the arrow of time). App. B.3
     prints this condition inverted; `as_printed=True` follows the print. An unreadable reverse answer is no evidence:
-    alpha 0.
+    alpha 0. An unreadable rollout does differ from it, and earns alpha: the letter of the formula.
     """
     sensitive = reverse_answer is not None and (reverse_answer == gold) == as_printed
     differs = torch.tensor([float(a != reverse_answer) for a in answers])
-    return grpo_rewards(answers, gold, well_formed=well_formed) + alpha * float(sensitive) * differs
+    return alpha * float(sensitive) * differs
 
 
 def _correct(answers: Answers, gold: str) -> torch.Tensor:

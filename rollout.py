@@ -2,9 +2,9 @@
 
 Both have the same face: `generate`, `sync`, `checksums`, `sleep`, `wake`. What the trainer must know:
 
-- a prompt is sent as text with ONE video placeholder; the engine expands it, and returns the ids it used. Ids expanded
+- a prompt is sent as text with ONE placeholder; the engine expands it, and returns the ids it used. Ids expanded
   before sending would be expanded twice without an error;
-- frames travel as uint8 with their metadata, never resampled by the engine;
+- frames travel as uint8 with their metadata, an image as uint8, never resampled or resized by the engine;
 - log-probs are of the distribution sampled from (temperature and token ban applied);
 - after every weight sync the prefix, encoder and processor caches are dropped: each holds results of the old weights,
   and a stale one shows in nothing but the trainer-engine gap.
@@ -31,8 +31,8 @@ import torch
 import torch.distributed as dist
 from tqdm import tqdm
 
-from data.prompts import frames_thwc, processor_inputs, video_metadata
-from episode import Prompt, Rollout
+from data.prompts import IMAGE_OPTIONS, frames_thwc, processor_inputs, video_metadata
+from episode import Prompt, Rollout, View
 from model import BAN_BIAS
 
 NamedTensors = Iterable[tuple[str, torch.Tensor]]
@@ -50,6 +50,16 @@ class Sampling:
 
 
 @dataclass(frozen=True)
+class Request:
+    """One prompt and how to complete it."""
+
+    prompt: Prompt
+    sampling: Sampling
+    seed: int
+    """Of this request alone: without one, prompts share their noise and tensor-parallel ranks can diverge."""
+
+
+@dataclass(frozen=True)
 class Generated:
     """One prompt's completions."""
 
@@ -60,8 +70,8 @@ class Generated:
 
 
 class Engine(Protocol):
-    def generate(self, prompts: Sequence[Prompt], seeds: Sequence[int], sampling: Sampling) -> list[Generated]:
-        """One request per prompt with its own seed; results in the order of `prompts`."""
+    def generate(self, requests: Sequence[Request]) -> list[Generated]:
+        """Results in the order of `requests`."""
 
     def sync(self, parameters: NamedTensors) -> None:
         """Take over every parameter (Hugging Face names, whole tensors) and drop all caches. All ranks take part."""
@@ -107,6 +117,7 @@ class VllmEngine:
         max_tokens: int,
         max_sequences: int,
         frame_shape: tuple[int, int, int],
+        image_shape: tuple[int, int] | None = None,
         tensor_parallel: int = 1,
         gpu_memory: float = 0.45,
         cpu_cache_mb: int = 256,
@@ -114,7 +125,8 @@ class VllmEngine:
         sleep_level: int = 1,
         seed: int = 0,
     ):
-        """`max_tokens`: prompt and completion together; `frame_shape`: (frames, height, width) of the largest clip."""
+        """`max_tokens`: prompt and completion together; `frame_shape`: (frames, height, width) of the largest clip;
+        `image_shape`: (height, width) of the largest image, None for an engine that takes none."""
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # external_launcher: the engine lives in this process
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
         logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it misses CUDA aloud on every rank
@@ -122,6 +134,7 @@ class VllmEngine:
 
         on_gpu = torch.cuda.is_available()
         frames, height, width = frame_shape
+        image = {"count": 1, "height": image_shape[0], "width": image_shape[1]} if image_shape else 0
         memory = {"gpu_memory_utilization": gpu_memory} if on_gpu else {"kv_cache_memory_bytes": cpu_cache_mb << 20}
         with _keep_rng(), _own_shared_memory(tensor_parallel > 1 and not on_gpu):
             self.llm = LLM(
@@ -133,7 +146,7 @@ class VllmEngine:
                 max_model_len=max_tokens,
                 max_num_seqs=max_sequences,
                 limit_mm_per_prompt={
-                    "image": 0,
+                    "image": image,
                     "video": {"count": 1, "num_frames": frames, "height": height, "width": width},
                 },
                 logprobs_mode="processed_logprobs",
@@ -152,28 +165,25 @@ class VllmEngine:
         shown = dist.get_rank() == 0 and sys.stderr.isatty()  # off a terminal vLLM divides by the bar's zero seconds
         self.bar = functools.partial(tqdm, leave=False) if shown else False
 
-    def generate(self, prompts: Sequence[Prompt], seeds: Sequence[int], sampling: Sampling) -> list[Generated]:
+    def generate(self, requests: Sequence[Request]) -> list[Generated]:
         from vllm import SamplingParams
 
-        requests, params = [], []
-        for prompt, seed in zip(prompts, seeds, strict=True):
-            request = {"prompt": prompt.text}
-            if prompt.view is not None:
-                metadata = video_metadata(prompt.view) | {"do_sample_frames": False}
-                request["multi_modal_data"] = {"video": [(frames_thwc(prompt.view), metadata)]}
-            requests.append(request)
+        inputs, params = [], []
+        for request in requests:
+            view, sampling = request.prompt.view, request.sampling
+            inputs.append({"prompt": request.prompt.text, **_vision(view)})
             params.append(
                 SamplingParams(
                     n=sampling.n,
                     temperature=sampling.temperature,
                     max_tokens=sampling.max_tokens,
                     logprobs=0,  # of the sampled token only
-                    seed=seed,  # per request: without it, prompts share their noise and TP ranks can diverge
+                    seed=request.seed,
                     logit_bias=self.bias,
                     detokenize=False,  # decoded below, once
                 )
             )
-        outputs = self.llm.generate(requests, params, use_tqdm=self.bar)
+        outputs = self.llm.generate(inputs, params, use_tqdm=self.bar)
         return [
             Generated(tuple(out.prompt_token_ids), [self._rollout(completion) for completion in out.outputs])
             for out in outputs
@@ -220,6 +230,15 @@ class VllmEngine:
             self.llm.wake_up(tags=[what])
             if self.sleep_level == 2 and what == "weights":
                 self.llm.collective_rpc(_zero_plain_buffers)
+
+
+def _vision(view: View | None) -> dict:
+    """The part of a vLLM prompt that is not text."""
+    if view is None:
+        return {}
+    if view.still:
+        return {"multi_modal_data": {"image": frames_thwc(view)[0]}, "mm_processor_kwargs": IMAGE_OPTIONS}
+    return {"multi_modal_data": {"video": [(frames_thwc(view), video_metadata(view) | {"do_sample_frames": False})]}}
 
 
 def _repack_tied_head(worker) -> None:
@@ -344,18 +363,19 @@ class HfEngine:
         self.banned = [int(i) for i in banned_ids]
 
     @torch.no_grad()
-    def generate(self, prompts: Sequence[Prompt], seeds: Sequence[int], sampling: Sampling) -> list[Generated]:
+    def generate(self, requests: Sequence[Request]) -> list[Generated]:
         device = self.model.device
         end = set(_as_list(self.model.generation_config.eos_token_id))
         results = []
-        for prompt, seed in zip(prompts, seeds, strict=True):
-            inputs = {k: v.to(device) for k, v in processor_inputs(self.processor, prompt).items()}
+        for request in requests:
+            sampling = request.sampling
+            inputs = {k: v.to(device) for k, v in processor_inputs(self.processor, request.prompt).items()}
             prompt_ids = tuple(inputs["input_ids"][0].tolist())
             how = dict(do_sample=False)
             if sampling.temperature > 0:
                 how = dict(do_sample=True, temperature=sampling.temperature, top_k=0, top_p=1.0)
             with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-                torch.manual_seed(seed)
+                torch.manual_seed(request.seed)
                 out = self.model.generate(
                     **inputs,
                     **how,

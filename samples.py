@@ -64,6 +64,7 @@ def write(run_dir: str, step: int, record: dict, views: list[View], log: MetricL
 
 def _branch(item: Planned, group: Group) -> dict:
     named = {"reward": group.rewards, "advantage": group.advantages, **group.terms}
+    paid = {name: values for name, values in named.items() if values is not None}
     return {
         "branch": item.branch,
         "transform": item.transform,
@@ -71,7 +72,7 @@ def _branch(item: Planned, group: Group) -> dict:
             {
                 "answer": group.answers[g],
                 "text": rollout.text,
-                "rewards": {name: round(values[g].item(), 4) for name, values in named.items()},
+                "rewards": {name: round(values[g].item(), 4) for name, values in paid.items()},
             }
             for g, rollout in enumerate(group.rollouts)
         ],

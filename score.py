@@ -2,82 +2,102 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 
 from episode import Group, Question
-from methods import Scored
+from methods import Method, MethodSettings, Outcome, Paid, advantages
 from metrics import Accumulator
 from parallel import gather_objects
 from plan import Planned
-from verifiers import Facts
+from verifiers import JUDGE, Facts
 
 
 @dataclass(frozen=True)
-class GroupFacts:
-    """What the other ranks need to know about one group: a few bytes a rollout, never a clip."""
+class Scorer:
+    """What turns a round's answers into advantages; the same on every rank."""
 
-    facts: list[Facts]
-    even_share: torch.Tensor
-    """float32 (G,): share of even token ids, what --scripted-reward pays for."""
-    fingerprint: int
-    """Of all sampled token ids: ranks that share an engine must have sampled the same."""
+    method: Method
+    settings: MethodSettings
+    verify: Callable[[str, Question], Facts]
+    std_scope: str
+    eps: float
+
+    def advantages(self, paid: Sequence[Sequence[Paid]]) -> list[list[torch.Tensor | None]]:
+        rewards = [[branch.rewards for branch in branches] for branches in paid]
+        return advantages(rewards, joint=self.method.joint, scope=self.std_scope, eps=self.eps)
 
 
-def score(
-    plan: list[Planned],
-    groups: dict[int, Group],
-    owned: range,
-    *,
-    verify: Callable[[str, Question], Facts],
-    reward: Callable[[Question, list[GroupFacts]], Scored],
-    numbers: Accumulator,
-) -> None:
+def score(scorer: Scorer, plan: list[Planned], groups: dict[int, Group], owned: range, numbers: Accumulator) -> None:
     """Fill rewards, advantages and terms of this engine's `groups`; add the metrics of the `owned` ones.
 
-    The branches of a question may lie on two ranks, hence the exchange. All ranks take part.
+    The branches of a question may lie on two ranks, hence the exchange: a few bytes a rollout, never a clip. All ranks
+    take part.
     """
-    mine = {
-        i: GroupFacts(
-            [verify(rollout.text, group.question) for rollout in group.rollouts],
-            torch.tensor([sum(t % 2 == 0 for t in r.ids) / max(len(r.ids), 1) for r in group.rollouts]),
-            hash(tuple(rollout.ids for rollout in group.rollouts)),  # integers hash alike in every process
-        )
-        for i, group in groups.items()
-    }
-    known: dict[int, GroupFacts] = {}
-    for part in gather_objects(mine):
-        for i, facts in part.items():
-            if i in known and known[i].fingerprint != facts.fingerprint:
+    timeouts = JUDGE.timeouts
+    known = exchange(plan, {i: outcome(group, scorer.verify) for i, group in groups.items()}, groups)
+    numbers.total("rollout/math_timeouts", JUDGE.timeouts - timeouts)
+    visits: dict[tuple[int, str], list[int]] = {}
+    for i, item in enumerate(plan):  # the plan is ordered by branch within a question
+        visits.setdefault((item.epoch, item.question.id), []).append(i)
+    indices = list(visits.values())
+
+    def pay(settings: MethodSettings) -> list[list[Paid]]:
+        return [scorer.method.pay(plan[at[0]].question, [known[i] for i in at], settings) for at in indices]
+
+    paid, plain = pay(scorer.settings), pay(scorer.settings.without_auxiliary())
+    each = zip(indices, paid, scorer.advantages(paid), scorer.advantages(plain), strict=True)
+    for at, branches, found, bare in each:
+        for i, branch, advantage, bare_advantage in zip(at, branches, found, bare, strict=True):
+            if i in groups:
+                groups[i].rewards, groups[i].advantages, groups[i].terms = branch.rewards, advantage, branch.terms
+                groups[i].answers = known[i].answers
+            if i in owned:
+                _add(numbers, groups[i])
+                if plan[i].trained:
+                    numbers.add("advantage/size", advantage.abs())
+                    numbers.add("advantage/without_auxiliary", bare_advantage.abs())
+                    numbers.add("advantage/auxiliary_shift", (advantage - bare_advantage).abs())
+        if len(at) == 1 and at[0] in owned:
+            numbers.total("data/single_branch", 1)
+
+
+def outcome(group: Group, verify: Callable[[str, Question], Facts]) -> Outcome:
+    """What is known of a sampled group before any reward."""
+    ids = [rollout.ids for rollout in group.rollouts]
+    return Outcome(
+        [verify(rollout.text, group.question) for rollout in group.rollouts],
+        [len(tokens) for tokens in ids],
+        [sum(token % 2 == 0 for token in tokens) / max(len(tokens), 1) for tokens in ids],
+    )
+
+
+def exchange(plan: list[Planned], mine: dict[int, Outcome], groups: dict[int, Group]) -> dict[int, Outcome]:
+    """Every rank's outcomes by index in the plan. RuntimeError where ranks that share an engine sampled differently."""
+    # hash() of integers is the same in every process
+    marked = {i: (found, hash(tuple(rollout.ids for rollout in groups[i].rollouts))) for i, found in mine.items()}
+    known: dict[int, tuple[Outcome, int]] = {}
+    for part in gather_objects(marked):
+        for i, entry in part.items():
+            if i in known and known[i][1] != entry[1]:
                 raise RuntimeError(
                     f"question {plan[i].question.id}: ranks that share an engine sampled different completions; "
                     "tensor-parallel ranks must send the same requests in the same order"
                 )
-            known[i] = facts
-    branches: dict[tuple[int, str], list[int]] = {}
-    for i, item in enumerate(plan):  # the plan is ordered by branch within a question
-        branches.setdefault((item.epoch, item.question.id), []).append(i)
-    for indices in branches.values():
-        scored = reward(plan[indices[0]].question, [known[i] for i in indices])
-        for branch, i in enumerate(indices):
-            if i in groups:
-                groups[i].rewards, groups[i].advantages = scored.rewards[branch], scored.advantages[branch]
-                groups[i].terms = scored.terms[branch]
-                groups[i].answers = [facts.answer for facts in known[i].facts]
-            if i in owned:
-                _add(numbers, groups[i], known[i].facts)
-        if len(indices) == 1 and indices[0] in owned:
-            numbers.total("data/single_branch", 1)
+            known[i] = entry
+    return {i: found for i, (found, _) in known.items()}
 
 
-def _add(numbers: Accumulator, group: Group, facts: list[Facts]) -> None:
+def _add(numbers: Accumulator, group: Group) -> None:
     """The metrics of one scored group."""
     side = "counterfactual" if group.branch else "original"
-    numbers.add(f"reward/{side}", group.rewards)
+    question, answers = group.question, group.answers
     for name, values in group.terms.items():
         numbers.add(f"reward/{name}", values)
+    if group.rewards is not None:
+        numbers.add(f"reward/{side}", group.rewards)
     if group.trained:
         zero = float(group.advantages.abs().max() == 0)
         numbers.add("group/zero_advantage", zero)
@@ -86,11 +106,14 @@ def _add(numbers: Accumulator, group: Group, facts: list[Facts]) -> None:
         numbers.add("group/all_correct", float(group.terms["correct"].min() == 1))
         numbers.add("group/all_wrong", float(group.terms["correct"].max() == 0))
     if "behave" in group.terms:
-        numbers.add(
-            "relation/dynamic_changed" if group.question.dynamic else "relation/static_kept", group.terms["behave"]
-        )
-    unreadable = torch.tensor([float(f.answer is None) for f in facts])
+        numbers.add("relation/dynamic_changed" if question.dynamic else "relation/static_kept", group.terms["behave"])
+    unreadable = torch.tensor([float(answer is None) for answer in answers])
     numbers.add("rollout/unreadable_counterfactual" if group.branch else "rollout/unreadable", unreadable)
+    if question.null_letter is not None:
+        null = torch.tensor([float(answer == question.null_letter) for answer in answers])
+        numbers.add(f"rollout/null_{side}/{question.task_type or 'unrouted'}", null)
+    lengths = torch.tensor([float(len(rollout.ids)) for rollout in group.rollouts])
     numbers.add("rollout/prompt_tokens", len(group.prompt_ids))
-    numbers.add("rollout/completion_tokens", torch.tensor([float(len(r.ids)) for r in group.rollouts]))
+    numbers.add("rollout/completion_tokens", lengths)
+    numbers.max("rollout/completion_tokens_max", lengths)
     numbers.add("rollout/truncated", torch.tensor([float(r.finish == "length") for r in group.rollouts]))

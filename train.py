@@ -11,6 +11,7 @@ the `time/*` metrics. N questions, K branches, G rollouts.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import inspect
 import json
@@ -33,20 +34,21 @@ import config as settings
 import parallel
 import samples
 import update
-from config import Config
+from config import CELL, Config
 from data.dataset import QuestionCursor, load_questions, report_bad_rows
+from data.image import read_image
 from data.prompts import ANSWER_REQUEST, SYSTEM_PROMPT, build_prompt
 from data.video import sample_clip
 from episode import Group, Prompt, Question, View
 from eval.run import before_after, check_pairs, evaluate, one_line, report_metrics
-from methods import METHODS, RewardSettings, score_scripted
+from methods import METHODS, MethodSettings, pay_scripted
 from metrics import Accumulator, MetricLog, progress_line, read_metrics
 from model import EncodedPrompt, load_policy, load_processor, resolve_checkpoint, trainer_names
 from parallel import gather_objects, is_main, print_main
 from pictures import curves
 from plan import Planner, Reader, draw, owned_groups, transformed
-from rollout import HfEngine, Sampling, VllmEngine, checksum
-from score import GroupFacts, score
+from rollout import Engine, HfEngine, Request, Sampling, VllmEngine, checksum
+from score import Scorer, score
 from transforms import HORIZONTAL_FLIP, TEMPORAL_REVERSE
 from verifiers import verify
 
@@ -62,23 +64,42 @@ def main() -> None:
     transformers.logging.disable_progress_bar()
     local_ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # read before the engine: vLLM overwrites it
     device = parallel.start()
-    ranks = dist.get_world_size()
     try:
-        settings.check(config, ranks, local_ranks)
-        prepare_run_dir(config)
-        train_questions, eval_questions, bad_rows = load_data(config)
-        folder = resolve_model(config)
+        inputs = prepare(config, local_ranks)
     except (ValueError, OSError) as error:
         # The user's mistakes end here, in one line; any later error is a bug and a traceback.
         if is_main():
             print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     sys.excepthook = die_at_once
+    train(config, inputs, device)
+    dist.barrier()
+    sys.stdout.flush()
+    os._exit(0)  # vLLM's teardown destroys the process group under the trainer's feet; everything is written
+
+
+@dataclasses.dataclass(frozen=True)
+class Inputs:
+    """What a run reads, checked."""
+
+    train_questions: list[Question]
+    eval_questions: list[Question]
+    bad_rows: list
+    folder: str
+    """Of the start checkpoint."""
+
+
+def prepare(config: Config, local_ranks: int) -> Inputs:
+    """Check settings, data and checkpoint, and make the run's folder. Raises ValueError or OSError, one line each."""
+    settings.check(config, dist.get_world_size(), local_ranks)
+    prepare_run_dir(config)
+    return Inputs(*load_data(config), resolve_model(config))
+
+
+def train(config: Config, inputs: Inputs, device: torch.device, engine: Engine | None = None) -> Engine:
+    """A whole run; all ranks take part. `engine`: one that an earlier run of this process left, same checkpoint."""
     started = time.time()
-    rewards = RewardSettings(
-        config.lambda_d, config.lambda_s, config.w_aug, config.crr, config.behave, config.invalid_counts_as_change,
-        config.advantage_eps,
-    )  # fmt: skip
+    folder, train_questions, eval_questions = inputs.folder, inputs.train_questions, inputs.eval_questions
     dtype = getattr(torch, config.dtype)
     processor = load_processor(folder)
 
@@ -87,8 +108,9 @@ def main() -> None:
     policy = load_policy(
         folder, temperature=config.temperature, gradient_checkpointing=config.gradient_checkpointing
     ).train()
-    engine = build_engine(config, folder, policy.banned_ids, device)
-    engine.sleep()
+    if engine is None:
+        engine = build_engine(config, folder, policy.banned_ids, device)
+        engine.sleep()
 
     # ---------------------------------------------------------------------------------------------------------------
     # Policy, frozen reference, optimizer (all ranks)
@@ -120,9 +142,17 @@ def main() -> None:
 
     # ---------------------------------------------------------------------------------------------------------------
     # Data position, resume, logs
-    method = METHODS[config.method]
-    allowed = tuple(name for name, on in ((HORIZONTAL_FLIP, config.flip), (TEMPORAL_REVERSE, config.reverse)) if on)
-    planner = Planner(method, rewards, allowed, config.questions // config.updates, config.seed)
+    method, method_settings = METHODS[config.method], settings_of_method(config)
+    if config.scripted_reward:
+        method = dataclasses.replace(method, pay=pay_scripted)
+    planner = Planner(method, method_settings, config.questions // config.updates, config.seed)
+    scorer = Scorer(
+        method,
+        method_settings,
+        functools.partial(verify, strict_match=config.strict_match, lenient_format=config.lenient_format),
+        config.std_scope,
+        config.advantage_eps,
+    )
     reader = make_reader(config, processor)
     cursor = QuestionCursor(train_questions, config.seed)
     state = {
@@ -149,18 +179,9 @@ def main() -> None:
         log.truncate_after(state["step"])
         samples.truncate_after(config.run_dir, state["step"])
         settings.save(config, config.run_dir)
-        list_bad_rows(config, bad_rows, cursor, {})
+        list_bad_rows(config, inputs.bad_rows, cursor, {})
     # Resumed weights must get there; and it proves the way before the first round.
     sync(check=config.checksum_every > 0)
-
-    def read_answer(text: str, question: Question):
-        return verify(text, question, strict_match=config.strict_match, lenient_format=config.lenient_format)
-
-    def reward(question: Question, branches: list[GroupFacts]):
-        """Facts of a question's branches -> rewards and advantages by the method's row."""
-        if config.scripted_reward:
-            return score_scripted([branch.even_share for branch in branches], rewards)
-        return method.score(question, [branch.facts for branch in branches], rewards)
 
     def run_evaluation() -> dict | None:
         """Paired evaluation through the engine, which is awake (all ranks)."""
@@ -191,15 +212,13 @@ def main() -> None:
                 planner, cursor, config.questions, reader, policy, processor, config.tensor_parallel
             )
             if is_main() and quarantined:
-                list_bad_rows(config, bad_rows, cursor, quarantined)
+                list_bad_rows(config, inputs.bad_rows, cursor, quarantined)
 
         # B. generate: one request per group with n = G (the engine holds the GPU; its ranks work as one)
         with clock("generate"):
             mine = sorted(built)
             outputs = engine.generate(
-                [built[i][0] for i in mine],
-                [plan[i].seed for i in mine],
-                Sampling(config.rollouts, config.temperature, config.max_completion_tokens),
+                [Request(built[i][0], sampling(config, plan[i].rollouts, plan[i].greedy), plan[i].seed) for i in mine]
             )
             engine.sleep()
         tokens = sum(len(rollout.ids) for out in outputs for rollout in out.rollouts)
@@ -218,7 +237,7 @@ def main() -> None:
         # C. score: verify, reward, advantage, once for the whole round (all ranks see all answers)
         with clock("score"):
             owned = owned_groups(len(plan), config.tensor_parallel)
-            score(plan, groups, owned, verify=read_answer, reward=reward, numbers=numbers)
+            score(scorer, plan, groups, owned, numbers)
 
         # D. pack: mini-batches by question, both branches together; as many packs on every rank
         with clock("pack"):
@@ -232,6 +251,7 @@ def main() -> None:
                 questions=config.questions // config.updates,
                 tokens_per_pack=config.tokens_per_pack,
                 device=device,
+                mask_truncated=config.mask_truncated,
             )
 
         # E. old_ref: log-probs before the first update, and of the reference, where the objective needs them
@@ -280,7 +300,7 @@ def main() -> None:
 
         # I. log, evaluate, save
         state["step"] = step
-        state["rollouts_seen"] += config.rollouts * len(plan)
+        state["rollouts_seen"] += sum(item.rollouts for item in plan)
         with clock("log"):
             if config.samples_every and (step == 1 or step % config.samples_every == 0):
                 indices, record = samples.collect(plan, groups, step % config.questions)
@@ -333,7 +353,7 @@ def main() -> None:
             "steps": state["step"],
             "rollouts_seen": state["rollouts_seen"],
             "seed": config.seed,
-            "bad_rows": len(bad_rows),
+            "bad_rows": len(inputs.bad_rows),
             "quarantined": cursor.quarantined,
         }
         with open(os.path.join(config.run_dir, "summary.json"), "w") as file:
@@ -344,9 +364,7 @@ def main() -> None:
         if state["after"]:
             print(before_after({"before": state["before"], "after": state["after"]}))
         print(f"done: {state['step']} rounds in {summary['wall_s']:.0f} s, see {config.run_dir}", flush=True)
-    dist.barrier()
-    sys.stdout.flush()
-    os._exit(0)  # vLLM's teardown destroys the process group under the trainer's feet; everything is written
+    return engine
 
 
 def die_at_once(kind, error, trace) -> None:
@@ -400,7 +418,12 @@ def load_data(config: Config) -> tuple[list[Question], list[Question], list]:
         print("\n".join(report_bad_rows(bad)), flush=True)
     if not train:
         raise ValueError(f"{train_file}: no row is usable; the reasons stand above")
-    return train, evaluation, bad
+    copies = [
+        dataclasses.replace(question, id=f"{question.id}/visit {visit}")
+        for visit in range(2, config.repeat_data + 1)
+        for question in train
+    ]
+    return train + copies, evaluation, bad
 
 
 def toy_world(config: Config) -> str:
@@ -428,6 +451,8 @@ def make_reader(config: Config, processor) -> Reader:
     def view(question: Question) -> View | None:
         if question.path is None:
             return None
+        if question.data_type == "image":
+            return read_image(question.path, max_pixels=config.max_frame_pixels)
         return sample_clip(
             question.path,
             frames=config.frames,
@@ -459,6 +484,7 @@ def build_engine(config: Config, folder: str, banned_ids: tuple[int, ...], devic
         return HfEngine(folder, dtype=config.dtype, banned_ids=banned_ids, device=device)
     per_frame = max(min(config.max_frame_pixels, 2 * config.max_pixels // config.frames), config.min_frame_pixels)
     side = int(per_frame**0.5) // 32 * 32
+    rows = int((config.max_frame_pixels // CELL) ** 0.5)
     return VllmEngine(
         folder,
         dtype=config.dtype,
@@ -466,6 +492,7 @@ def build_engine(config: Config, folder: str, banned_ids: tuple[int, ...], devic
         max_tokens=config.max_prompt_tokens + config.max_completion_tokens,
         max_sequences=config.engine_sequences,
         frame_shape=(config.frames, side, side),
+        image_shape=(32 * rows, 32 * (config.max_frame_pixels // CELL // rows)),
         tensor_parallel=config.tensor_parallel,
         gpu_memory=config.engine_memory,
         cpu_cache_mb=config.engine_cpu_cache_mb,
@@ -473,6 +500,22 @@ def build_engine(config: Config, folder: str, banned_ids: tuple[int, ...], devic
         sleep_level=config.sleep_level,
         seed=config.seed,
     )
+
+
+def settings_of_method(config: Config) -> MethodSettings:
+    """The part of the settings that a method's row may read."""
+    allowed = tuple(name for name, on in ((HORIZONTAL_FLIP, config.flip), (TEMPORAL_REVERSE, config.reverse)) if on)
+    same = {field.name for field in dataclasses.fields(MethodSettings)} & set(vars(config))
+    return MethodSettings(
+        transforms=allowed,
+        use_crr=config.crr,
+        use_behave=config.behave,
+        **{name: getattr(config, name) for name in same},
+    )
+
+
+def sampling(config: Config, rollouts: int, greedy: bool = False) -> Sampling:
+    return Sampling(rollouts, 0.0 if greedy else config.temperature, config.max_completion_tokens)
 
 
 # -- H: sync -----------------------------------------------------------------------------------------------------------
@@ -488,8 +531,7 @@ def compare_copies(parameters, engine: dict) -> None:
 
 def measure_gap(config, engine, policy, group: Group, encoded: EncodedPrompt, device, numbers: Accumulator) -> None:
     """The trainer-engine gap after the last sync, on a fresh sample of one prompt of the last round (all ranks)."""
-    sampling = Sampling(config.rollouts, config.temperature, config.max_completion_tokens)
-    (out,) = engine.generate([group.prompt], [config.seed], sampling)
+    (out,) = engine.generate([Request(group.prompt, sampling(config, config.rollouts), config.seed)])
     engine.sleep()
     fresh = dataclasses.replace(group, rollouts=out.rollouts, advantages=torch.zeros(config.rollouts))
     packs = update.make_packs([(fresh, encoded)], questions=1, tokens_per_pack=1, device=device)

@@ -1,12 +1,14 @@
 r"""Model text -> facts: the answer in canonical form (or none), well-formed or not, and the score (paper App. B.1).
 
-Level 0: imports no file of ours; a question is anything with `problem_type`, `options` and `gold`. The same
+Imports only the judge of mathematics; a question is anything with `problem_type`, `options` and `gold`. The same
 `canonical_answer` reads the gold answer of a data row, so that two spellings of one answer are equal by construction.
+In mathematics they are not (1/2, 0.5): there `verify` asks math-verify, and gives an equal answer the gold's spelling.
 
 The answer is the content of the last complete \boxed{}; without a box there is none (never the whole text: table row 3
 says what a model would earn with that). Format and accuracy are separate: a malformed text is still scored (row 8).
 
-Every function here is linear in the length of the text and raises on no text whatever.
+Every function here is linear in the length of the text and raises on no text whatever; a judgement of math-verify ends
+at a deadline (`math_judge.py`).
 """
 
 from __future__ import annotations
@@ -16,10 +18,16 @@ import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from itertools import groupby
+
+from math_judge import MathJudge
 
 # Longer answers are no answers. The bound also keeps Unicode normalisation cheap: it is quadratic in the length of a
 # run of combining marks.
 MAX_ANSWER_CHARS = 10_000
+
+# The process's one judge of mathematics. Its child starts with the first math answer not spelled as the gold one.
+JUDGE = MathJudge()
 
 
 @dataclass(frozen=True)
@@ -27,7 +35,8 @@ class Facts:
     """What the rewards need to know about one completion."""
 
     answer: str | None
-    """Canonical: an option letter, a number, or normalised text; None where no answer could be read."""
+    """Canonical: an option letter, a number, or normalised text (in mathematics the gold answer's, where they are
+    equal); None where no answer could be read."""
     well_formed: bool
     """One non-empty think block, then one box (table row 7)."""
     score: float
@@ -103,6 +112,23 @@ def _text(text: str, options: Sequence[str] = (), strict_match: bool = False) ->
     """Free text: NFKC, trimmed, case-folded, white space collapsed. None if nothing is left."""
     # Folding can undo a composition (e.g. of a capital with a dot), hence the second normalisation.
     return unicodedata.normalize("NFKC", _clean(text).casefold()) or None
+
+
+_FLATTENED = {"<super>": "^{%s}", "<sub>": "_{%s}", "<fraction>": "\\frac{%s}"}
+
+
+def _math(text: str, options: Sequence[str] = (), strict_match: bool = False) -> str | None:
+    r"""LaTeX: NFKC, trimmed, unwrapped, without the sentence's full stop; case kept (\Delta is no command \delta).
+
+    NFKC would flatten 5\u00b2 to 52 and 5\u00bd to 51/2, so these are spelled in LaTeX first. None if nothing is left.
+    """
+    spelled = []
+    for kind, run in groupby(text, lambda char: unicodedata.decomposition(char).partition(" ")[0]):
+        run = "".join(run)
+        if kind in _FLATTENED:
+            run = _FLATTENED[kind] % unicodedata.normalize("NFKC", run).replace("\u2044", "}{")
+        spelled.append(run)
+    return _clean(_clean("".join(spelled)).removesuffix(".")) or None
 
 
 _NUMBER = re.compile(r"([+-]?)([0-9]+|[0-9]{1,3}(?:,[0-9]{3})+|(?=\.[0-9]))(\.[0-9]*)?(?:[eE]([+-]?[0-9]{1,3}))?")
@@ -186,13 +212,13 @@ def _letter(text: str, options: Sequence[str], strict_match: bool = False) -> st
     return letter if marked and not hedged else None
 
 
-# One verifier per problem type: (text, options, strict_match) -> canonical answer or None. "math" is normalised text
-# here, as is every other open type.
+# One verifier per problem type: (text, options, strict_match) -> canonical answer or None. Of "math" this is the
+# spelling alone; what it is equal to, `verify` asks.
 VERIFIERS: dict[str, Callable[[str, Sequence[str], bool], str | None]] = {
     "multiple choice": _letter,
     "numerical": _number,
     "regression": _number,
-    "math": _text,
+    "math": _math,
     "free-form": _text,
     "ocr": _text,
 }
@@ -201,8 +227,9 @@ VERIFIERS: dict[str, Callable[[str, Sequence[str], bool], str | None]] = {
 def canonical_answer(text: str, options: Sequence[str], problem_type: str, *, strict_match: bool = False) -> str | None:
     """One answer in canonical form; None where it cannot be read or is not offered (table rows 1, 2, 5).
 
-    multiple choice -> option letter; numerical, regression -> exact decimal; math, free-form, OCR -> normalised text.
-    Equality of canonical answers is equality of strings, numbers included ("5" and "5.00" are both "5").
+    multiple choice -> option letter; numerical, regression -> exact decimal; math -> normalised LaTeX; free-form, OCR
+    -> normalised text. Equality of canonical answers is equality of strings, numbers included ("5" and "5.00" are both
+    "5"); for math only once `verify` has put the gold's spelling in place of an equal answer's.
 
     `strict_match` reproduces the donor recipe's comparison of option letters: a lone letter, bracketed or followed by
     one of ) / : ; - counts, whereas "A." and "A. left" do not (row 2). Such an answer is None here, so the literal
@@ -216,14 +243,28 @@ def canonical_answer(text: str, options: Sequence[str], problem_type: str, *, st
     return verifier(text, options, strict_match) if len(text) <= MAX_ANSWER_CHARS else None
 
 
+def _judged(answer: str, gold: str) -> str | None:
+    """`gold` if the math answer equals it, `answer` if it only can be read, else None (table rows 13, 42).
+
+    math-verify is as tolerant in case, so answers that differ in case alone need no question.
+    """
+    if answer.casefold() == gold.casefold():
+        return gold
+    equal, readable = JUDGE.compare(gold, answer)
+    return gold if equal else answer if readable else None
+
+
 def verify(text: str, question, *, strict_match: bool = False, lenient_format: bool = False) -> Facts:
     """Facts about one completion of `question` (anything with `problem_type`, `options`, `gold`).
 
-    Never raises on `text`, whatever it is; raises ValueError for a problem type that has no verifier.
+    Never raises on `text`, whatever it is; raises ValueError for a problem type that has no verifier, RuntimeError
+    where math-verify is needed and does not start.
     """
     box = last_box(text)
     answer = None
     if box is not None:
         answer = canonical_answer(box, question.options, question.problem_type, strict_match=strict_match)
+    if answer is not None and question.problem_type.casefold() == "math":
+        answer = _judged(answer, question.gold)
     score = float(answer is not None and answer == question.gold)
     return Facts(answer, well_formed(text, lenient=lenient_format), score)

@@ -14,6 +14,7 @@ from pathlib import Path
 import tyro
 
 from data.dataset import BadRow, load_questions, report_bad_rows
+from data.image import read_image
 from data.video import ClipError, sample_clip
 from episode import Question
 
@@ -27,7 +28,7 @@ class CheckArgs:
     data_root: Path
     """Folder that the rows' `path` is relative to."""
     decode: bool = False
-    """Also sample every clip as training would: finds damaged files, takes a while."""
+    """Also read every clip and image as training would: finds damaged files, takes a while."""
     frames: int = 32
     """Frames to sample of each clip with --decode."""
     workers: int = 8
@@ -37,15 +38,18 @@ class CheckArgs:
 
 
 def check_clips(file: str, questions: list[Question], frames: int, workers: int) -> tuple[list[Question], list[BadRow]]:
-    """Sample every video question's clip; (questions whose clip is sound, bad rows for the others), in file order."""
+    """Read every question's clip or image; (questions whose file is sound, bad rows for the others), in file order."""
 
     def fault(question: Question) -> BadRow | None:
         if question.path is None:
             return None
         try:
-            sample_clip(question.path, frames=frames, start=question.start, end=question.end)
+            if question.data_type == "image":
+                read_image(question.path)
+            else:
+                sample_clip(question.path, frames=frames, start=question.start, end=question.end)
         except ClipError as error:
-            return BadRow(file, question.row, "path", "clip cannot be decoded", str(error))
+            return BadRow(file, question.row, "path", f"{question.data_type} cannot be decoded", str(error))
         return None
 
     with ThreadPoolExecutor(workers) as pool:

@@ -185,10 +185,15 @@ def _clip_path(row: dict, root: str, check_files: bool) -> str:
     return path
 
 
-def _bounds(row: dict) -> tuple[float | None, float | None]:
+def _bounds(row: dict, data_type: str) -> tuple[float | None, float | None]:
+    """Clip bounds in seconds. Text has no use for them; on an image they say that the row was meant otherwise."""
+    if data_type == "text":
+        return None, None
     bounds = []
     for name in ("start", "end"):
         value = row.get(name)
+        if value is not None and data_type == "image":
+            raise _Fault(name, "an image has no bounds in time", f"got {value!r}")
         is_number = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e9
         if value is not None and not (is_number and value >= 0):  # NaN fails every comparison
             raise _Fault(name, "must be a number of seconds, 0 or more", f"got {value!r}")
@@ -210,8 +215,6 @@ def _question(row: object, number: int, root: str, null_option: str, check_files
         if special := _PLACEHOLDERS.search(text):
             raise _Fault(field, "must not hold a token that stands for vision", f"got {special[0]}")
     data_type = _choice(row, "data_type", DATA_TYPES, required=True)
-    if data_type == "image":
-        raise _Fault("data_type", "image rows are not supported yet")
     problem_type = _text_field(row, "problem_type", required=True).casefold()
     if problem_type not in VERIFIERS:
         raise _Fault("problem_type", f"must be one of {', '.join(VERIFIERS)}", f"got {problem_type!r}")
@@ -224,9 +227,8 @@ def _question(row: object, number: int, root: str, null_option: str, check_files
             options, null_letter = with_null_option(options)
         except ValueError as error:
             raise _Fault("options", "no letter is left for the null option", error) from error
-    path, start, end = None, None, None
-    if data_type == "video":
-        path, (start, end) = _clip_path(row, root, check_files), _bounds(row)
+    path = _clip_path(row, root, check_files) if data_type != "text" else None
+    start, end = _bounds(row, data_type)
     return Question(
         id=_text_field(row, "problem_id", required=False) or str(number),
         row=number,

@@ -6,6 +6,7 @@ Trainer and engine are both fed from here, so their token ids and pixels are ide
 from __future__ import annotations
 
 import numpy as np
+import torch
 from transformers.video_utils import VideoMetadata
 
 from episode import Prompt, Question, View
@@ -18,6 +19,8 @@ SYSTEM_PROMPT = (
 )
 ANSWER_REQUEST = "Put your final answer in \\boxed{}."
 NULL_OPTION = "None of the above"
+# Qwen3-VL's own processor would enlarge an image below 64 cells; the recipe lets it have 4.
+IMAGE_OPTIONS = {"do_resize": False}
 
 
 def question_text(question: Question, answer_request: str = ANSWER_REQUEST) -> str:
@@ -38,10 +41,10 @@ def build_prompt(
     system_prompt: str = SYSTEM_PROMPT,
     answer_request: str = ANSWER_REQUEST,
 ) -> Prompt:
-    """Render the chat template with the video before the text (as the donor recipe does) and the reply opened."""
+    """Render the chat template with clip or image before the text (as the donor recipe does) and the reply opened."""
     content = [{"type": "text", "text": question_text(question, answer_request)}]
     if view is not None:
-        content.insert(0, {"type": "video"})
+        content.insert(0, {"type": "image" if view.still else "video"})
     messages = [{"role": "user", "content": content}]
     if system_prompt:
         messages.insert(0, {"role": "system", "content": [{"type": "text", "text": system_prompt}]})
@@ -65,30 +68,39 @@ def frames_thwc(view: View) -> np.ndarray:
 
 
 def processor_inputs(processor, prompt: Prompt) -> dict:
-    """Token ids and patches of one prompt for the trainer: `input_ids` (1, P), `mm_token_type_ids` (1, P) and, with
-    a view, `pixel_values_videos` (patches, dim) and `video_grid_thw` (1, 3).
+    """Token ids and patches of one prompt for the trainer: `input_ids` (1, P), `mm_token_type_ids` (1, P) and what
+    `vision_inputs` picks out of them.
 
     Raises ValueError if the processor would resize the frames: then its pixel budget and `--*-pixels` disagree and
     the counterfactual would no longer be a pure transform of the same pixels.
     """
-    if prompt.view is None:
-        return dict(processor(text=[prompt.text], return_tensors="pt", return_mm_token_type_ids=True))
-    inputs = dict(
-        processor(
-            text=[prompt.text],
-            videos=[frames_thwc(prompt.view)],
-            video_metadata=[VideoMetadata(**video_metadata(prompt.view))],
+    view, vision = prompt.view, {}
+    if view is not None and view.still:
+        vision = dict(images=[frames_thwc(view)[0]], **IMAGE_OPTIONS)
+    elif view is not None:
+        vision = dict(
+            videos=[frames_thwc(view)],
+            video_metadata=[VideoMetadata(**video_metadata(view))],
             do_sample_frames=False,
-            return_tensors="pt",
-            return_mm_token_type_ids=True,
         )
-    )
-    height, width = prompt.view.frames.shape[-2:]
+    inputs = dict(processor(text=[prompt.text], **vision, return_tensors="pt", return_mm_token_type_ids=True))
+    if view is None:
+        return inputs
+    kind = "image" if view.still else "video"
+    height, width = view.frames.shape[-2:]
     patch = processor.video_processor.patch_size
-    grid = inputs["video_grid_thw"][0].tolist()
+    grid = inputs[f"{kind}_grid_thw"][0].tolist()
     if grid[1:] != [height // patch, width // patch]:
         raise ValueError(
             f"the processor resized {width}x{height} frames to {grid[2] * patch}x{grid[1] * patch}: its `size` must "
-            "hold the frames as sampled; raise `longest_edge` in the model's video processor or lower --max-pixels"
+            f"hold the frames as sampled; raise `longest_edge` in the model's {kind} processor or lower --max-pixels"
         )
     return inputs
+
+
+def vision_inputs(inputs: dict) -> dict[str, torch.Tensor]:
+    """What of `processor_inputs` is vision, under the names that Qwen3-VL's forward takes: `pixel_values_videos`
+    (patches, dim) and `video_grid_thw` (1, 3) of a clip, `pixel_values` and `image_grid_thw` of an image, or none.
+    """
+    names = ("pixel_values", "image_grid_thw", "pixel_values_videos", "video_grid_thw")
+    return {name: inputs[name] for name in names if name in inputs}

@@ -26,7 +26,7 @@ decord.logging.set_level(decord.logging.QUIET)
 
 
 class ClipError(ValueError):
-    """A clip that cannot be used; one line naming the file and what is wrong with it."""
+    """A clip or image that cannot be used; one line naming the file and what is wrong with it."""
 
 
 def frame_indices(total: int, frames: int) -> tuple[int, ...]:

@@ -16,7 +16,7 @@ from episode import Prompt, Question
 from eval.scoring import SIDES, paired_report
 from parallel import gather_objects, is_main
 from pictures import table
-from rollout import Engine, Sampling
+from rollout import Engine, Request, Sampling
 from verifiers import verify
 
 CHUNK = 64  # prompts decoded and sent at a time: bounds memory, and moves the progress bar
@@ -48,7 +48,7 @@ def answer(
                 except ClipError as error:  # a clip that cannot be seen is a question that is not answered
                     print(f"evaluation row {questions[i].row}: {error}", flush=True)
                     rows[i] = _row(questions[i], "")
-            outputs = engine.generate(list(prompts.values()), [0] * len(prompts), sampling)
+            outputs = engine.generate([Request(prompt, sampling, seed=0) for prompt in prompts.values()])
             for i, output in zip(prompts, outputs, strict=True):
                 rows[i] = _row(questions[i], output.rollouts[0].text)
             bar.update(len(chunk))

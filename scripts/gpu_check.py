@@ -670,10 +670,11 @@ class Pair:
 
         import update
         from episode import Group
+        from rollout import Request
 
         found = {}
         for kind, prompt in self.prompts.items():
-            (out,) = self.engine.generate([prompt], [11], self.sampling)
+            (out,) = self.engine.generate([Request(prompt, self.sampling, seed=11)])
             encoded = self.policy.encode(self.processor, prompt)
             self.report.require(encoded.ids == out.prompt_ids, f"{label}: engine and trainer read different ids")
             zeros = torch.zeros(len(out.rollouts))

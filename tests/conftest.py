@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -48,6 +50,20 @@ def shared_folder() -> Path:
     if not folder.is_dir():
         pytest.skip("no ../shared folder")
     return folder
+
+
+def launch(script: str, *flags: object, ranks: int = 2, expect: int = 0) -> subprocess.CompletedProcess:
+    """A script of the project over `ranks` processes, as a user starts it; fails where its exit code differs."""
+    import torch
+
+    if torch.cuda.is_available() and torch.cuda.device_count() < ranks:
+        pytest.skip(f"{ranks} ranks need {ranks} GPUs")
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"]
+    command = [*(torchrun if ranks > 1 else [sys.executable]), script, *map(str, flags)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=500)
+    assert done.returncode == expect, done.stdout[-2000:] + done.stderr[-4000:]
+    return done
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,7 @@ from unittest import mock
 import torch
 from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLTextRMSNorm
 
-from data.prompts import build_prompt, processor_inputs
+from data.prompts import build_prompt, processor_inputs, vision_inputs
 from episode import Group, Question, Rollout, View
 from model import EncodedPrompt, Policy
 
@@ -33,6 +33,10 @@ def random_view(seed: int, frames: int = 4, size: tuple[int, int] = (64, 64)) ->
     generator = torch.Generator().manual_seed(seed)
     pixels = torch.randint(0, 256, (frames, 3, *size), generator=generator, dtype=torch.uint8)
     return View(pixels, "identity", 8.0, frames, tuple(range(frames)))
+
+
+def random_image(seed: int, size: tuple[int, int] = (64, 64)) -> View:
+    return View(random_view(seed, frames=1, size=size).frames, "identity", 0.0, 1, (0,))
 
 
 def make_group(
@@ -46,7 +50,8 @@ def make_group(
     advantages: list[float] | None = None,
 ) -> tuple[Group, EncodedPrompt]:
     """A group of random completions of these lengths; text only where there is no view."""
-    question = Question(f"q{seed}", 1, f"What moves {seed}?", "video" if view else "text", "multiple choice", (), "A")
+    data_type = "text" if view is None else "image" if view.still else "video"
+    question = Question(f"q{seed}", 1, f"What moves {seed}?", data_type, "multiple choice", (), "A")
     prompt = build_prompt(processor, question, view, system_prompt="Think.")
     encoded = policy.encode(processor, prompt)
     generator = torch.Generator().manual_seed(1000 + seed)
@@ -65,9 +70,9 @@ def plain_logps(hf, processor, group: Group, i: int, *, banned: tuple[int, ...],
     completion = torch.tensor([group.rollouts[i].ids], dtype=torch.int64)
     ids = torch.cat([inputs["input_ids"], completion], dim=1)
     types = torch.cat([inputs["mm_token_type_ids"], torch.zeros_like(completion)], dim=1)
-    video = {name: inputs[name] for name in ("pixel_values_videos", "video_grid_thw") if name in inputs}
+    vision = vision_inputs(inputs)
     logits = hf(
-        input_ids=ids, attention_mask=torch.ones_like(ids), mm_token_type_ids=types, use_cache=False, **video
+        input_ids=ids, attention_mask=torch.ones_like(ids), mm_token_type_ids=types, use_cache=False, **vision
     ).logits[0]
     bias = torch.zeros(logits.shape[-1], dtype=logits.dtype)
     bias[list(banned)] = -100.0

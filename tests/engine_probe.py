@@ -17,13 +17,20 @@ import parallel
 from data.prompts import build_prompt
 from episode import Group, Question, View
 from model import BANNED_TOKENS, load_policy, load_processor, pack_groups
-from rollout import HfEngine, Sampling, VllmEngine, checksum
+from rollout import HfEngine, Request, Sampling, VllmEngine, checksum
 from toy.model import TOY_SYSTEM_PROMPT
+
+IMAGES, TEXT = slice(2, 4), slice(4, 5)
 
 
 def view(seed: int) -> View:
     frames = torch.randint(0, 256, (8, 3, 64, 64), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
     return View(frames, "identity", 4.0, 8, tuple(range(8)))
+
+
+def image(seed: int, height: int, width: int) -> View:
+    pixels = torch.randint(0, 256, (1, 3, height, width), generator=torch.Generator().manual_seed(seed))
+    return View(pixels.to(torch.uint8), "identity", 0.0, 1, (0,))
 
 
 def main(folder: str) -> None:
@@ -33,20 +40,29 @@ def main(folder: str) -> None:
     policy, processor = load_policy(folder), load_processor(folder)
     policy.float().to(device)
     engine = VllmEngine(
-        folder, dtype="float32", banned_ids=policy.banned_ids, max_tokens=640, max_sequences=64, frame_shape=(8, 64, 64)
+        folder,
+        dtype="float32",
+        banned_ids=policy.banned_ids,
+        max_tokens=640,
+        max_sequences=64,
+        frame_shape=(8, 64, 64),
+        image_shape=(256, 256),
     )
     facts = {"rng_kept": torch.equal(torch.get_rng_state(), before_engine)}
     options = ("A. left", "B. right", "C. up", "D. down")
     question = Question("q", 1, "Which way does it move?", "video", "multiple choice", options, "A")
-    prompts = [build_prompt(processor, question, view(seed), system_prompt=TOY_SYSTEM_PROMPT) for seed in (0, 1)]
+    # Two clips; one image of more cells than the toy's own image processor lets pass, and a thin one; and no vision.
+    looks = [view(0), view(1), image(2, 288, 256), image(3, 32, 96), None]
+    prompts = [build_prompt(processor, question, look, system_prompt=TOY_SYSTEM_PROMPT) for look in looks]
     sampling = Sampling(n=8, temperature=1.0, max_tokens=24)
 
     def sample(source=engine, how=sampling):
-        return source.generate(prompts, [11, 12], how)
+        return source.generate([Request(prompt, how, seed) for seed, prompt in enumerate(prompts, start=11)])
 
-    def gap(outputs) -> float:
+    def gap(outputs, at: slice = slice(0, 2)) -> float:
+        """Largest over some of the prompts, the clips if not said otherwise."""
         worst = 0.0
-        for prompt, out in zip(prompts, outputs, strict=True):
+        for prompt, out in zip(prompts[at], outputs[at], strict=True):
             encoded = policy.encode(processor, prompt)
             assert encoded.ids == out.prompt_ids, "engine and trainer must read the same prompt"
             group = Group(question, 0, prompt, out.prompt_ids, out.rollouts)
@@ -72,6 +88,7 @@ def main(folder: str) -> None:
 
     first = sample()
     facts["gap_start"] = gap(first)
+    facts["gap_start_images"], facts["gap_start_text"] = gap(first, IMAGES), gap(first, TEXT)
     facts["distinct"] = len({rollout.ids for rollout in first[0].rollouts})
     facts["same_noise"] = first[0].rollouts[0].ids == first[1].rollouts[0].ids
     facts["reproducible"] = [r.ids for o in first for r in o.rollouts] == [r.ids for o in sample() for r in o.rollouts]
@@ -80,10 +97,13 @@ def main(folder: str) -> None:
     facts["checksums_start"] = checksums_equal()
 
     perturb("merger", "language_model.layers")
-    facts["gap_stale"] = gap(sample())
+    stale = sample()
+    facts["gap_stale"], facts["gap_stale_images"] = gap(stale), gap(stale, IMAGES)
     facts["checksums_stale"] = checksums_equal()
     engine.sync(named())
-    facts["gap_synced"] = gap(sample())
+    synced = sample()
+    facts["gap_synced"] = gap(synced)
+    facts["gap_synced_images"], facts["gap_synced_text"] = gap(synced, IMAGES), gap(synced, TEXT)
     facts["checksums_synced"] = checksums_equal()
 
     whole, inner = engine.drop_caches, engine.llm
@@ -102,7 +122,7 @@ def main(folder: str) -> None:
         o.rollouts[0].ids for o in sample(other, greedy)
     ]
     hf_outputs = sample(other)
-    facts["hf_gap"] = gap(hf_outputs)
+    facts["hf_gap"] = gap(hf_outputs, slice(None))
     facts["hf_distinct"] = len({rollout.ids for rollout in hf_outputs[0].rollouts})
 
     # Last, for it ends the engine: the reload dropped the worker's encoder cache, the scheduler still counts on it.

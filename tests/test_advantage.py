@@ -1,32 +1,42 @@
-"""pytest tests/test_advantage.py -- the normalisers against numpy and the paper's numbers, Eq. 6's terms one by one."""
+"""pytest tests/test_advantage.py -- the normalisers by hand and against plain Python, Eq. 6's terms one by one.
+
+The slow versions are float64 on the same rewards; advantages are float32 and at most sqrt(n - 1) of a pool of n (32 for
+a thousand values), so 1e-6 of them and 1e-6 beside.
+"""
 
 import math
+import random
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from advantage import clipped_objective, crpo_advantages, group_advantages, k3_kl, token_weights
+from advantage import (
+    clipped_objective,
+    crpo_advantages,
+    group_advantages,
+    k3_kl,
+    pooled_advantages,
+    token_weights,
+)
 from rewards import crpo_rewards, t_grpo_rewards
 
-REWARDS = st.lists(st.sampled_from([0.0, 0.5, 1.0, 1.3, 1.225, 2.0, 2.3]), min_size=2, max_size=8)
+
+def slow_pooled(groups, eps=1e-4):
+    """Sec. 3 and App. F.2: each value less its own group's mean, over ONE unbiased std of all of them, plus eps."""
+    centred = []
+    for group in groups:
+        mean = math.fsum(group) / len(group)
+        centred.append([value - mean for value in group])
+    pool = [value for group in centred for value in group]
+    std = math.sqrt(math.fsum(value * value for value in pool) / (len(pool) - 1)) if len(pool) > 1 else 0.0
+    return [[value / (std + eps) for value in group] for group in centred]
 
 
-def slow_group(rewards, eps=1e-4):
-    r = np.asarray(rewards, dtype=np.float64)
-    centred = r - r.mean()
-    std = 0.0 if len(r) == 1 else math.sqrt((centred**2).sum() / (len(r) - 1))
-    return centred / (std + eps)
-
-
-def slow_crpo(original, counterfactual, eps=1e-4):
-    a, b = np.asarray(original, dtype=np.float64), np.asarray(counterfactual, dtype=np.float64)
-    a, b = a - a.mean(), b - b.mean()
-    pool = np.concatenate([a, b])  # its mean is zero
-    std = math.sqrt((pool**2).sum() / (len(pool) - 1))
-    return a / (std + eps), b / (std + eps)
+def near(got, expected):
+    assert got.dtype == torch.float32
+    return got.tolist() == pytest.approx(expected, rel=1e-6, abs=1e-6)
 
 
 def fair_rewards(**options):
@@ -69,22 +79,134 @@ def test_a_single_malformed_counterfactual_rollout():
     assert a_cf[-1].item() == pytest.approx(-3.62, abs=5e-3)
 
 
-@given(REWARDS, st.sampled_from([1e-4, 1e-2, 0.0]))
-@settings(max_examples=200, deadline=None)
-def test_group_advantages_equal_numpy(rewards, eps):
-    if len(set(rewards)) == 1:
-        eps = 1e-4  # 0 / 0 has no answer
-    got = group_advantages(torch.tensor(rewards, dtype=torch.float64), eps)
-    assert got.dtype == torch.float32
-    np.testing.assert_allclose(got.numpy(), slow_group(rewards, eps), rtol=1e-6, atol=1e-6)
+# Three groups of the same round. One: mean 1, deviations 1 -1 0 0. Two: mean .5, deviations .5 -.5 .5 -.5.
+# Three: mean 2, deviations 1 -1 (a group of two).
+ONE, TWO, THREE = [2.0, 0.0, 1.0, 1.0], [1.0, 0.0, 1.0, 0.0], [3.0, 1.0]
 
 
-@given(st.integers(2, 8).flatmap(lambda n: st.tuples(*[st.lists(st.floats(-3, 3), min_size=n, max_size=n)] * 2)))
-@settings(max_examples=200, deadline=None)
-def test_crpo_advantages_equal_numpy(rewards):
-    got = crpo_advantages(*(torch.tensor(r, dtype=torch.float64) for r in rewards))
-    for value, expected in zip(got, slow_crpo(*rewards), strict=True):
-        np.testing.assert_allclose(value.numpy(), expected, rtol=1e-5, atol=1e-5)
+def test_the_normalisers_by_hand():
+    """Unbiased std, eps 0.1 so that its place shows."""
+    # GRPO: std = sqrt((1 + 1) / 3) = .816497; 1 / .916497 = 1.091112
+    assert near(group_advantages(torch.tensor(ONE), 0.1), [1.091112, -1.091112, 0, 0])
+    # CRPO: std = sqrt((2 + 4 * .25) / 7) = .654654; 1 / .754654 = 1.325111, .5 / .754654 = .662555
+    one, two = crpo_advantages(torch.tensor(ONE), torch.tensor(TWO), 0.1)
+    assert near(one, [1.325111, -1.325111, 0, 0])
+    assert near(two, [0.662555, -0.662555, 0.662555, -0.662555])
+    # pool of three: std = sqrt((2 + 1 + 2) / 9) = .745356; 1 / .845356 = 1.182933, half of it .591467
+    pooled = pooled_advantages([torch.tensor(group) for group in (ONE, TWO, THREE)], 0.1)
+    assert near(pooled[0], [1.182933, -1.182933, 0, 0])
+    assert near(pooled[1], [0.591467, -0.591467, 0.591467, -0.591467])
+    assert near(pooled[2], [1.182933, -1.182933])
+
+
+def random_rewards(rng, G):
+    """Rewards as they occur, degenerate groups among them."""
+    values = rng.choice([[0.0, 1.0, 2.0], [1.0, 2.225, 1.225], [0.5, 1.075, 0.575, 0.0], [2.3]])
+    return torch.tensor([rng.choice(values) for _ in range(G)])
+
+
+def test_every_normaliser_equals_the_slow_loop_on_1000_random_groups():
+    rng = random.Random(0)
+    for _ in range(1000):
+        G, eps = rng.randint(1, 16), rng.choice([1e-4, 1e-2])
+        one, two = random_rewards(rng, G), random_rewards(rng, G)
+        assert near(group_advantages(one, eps), *slow_pooled([one.tolist()], eps))
+        for got, expected in zip(
+            crpo_advantages(one, two, eps), slow_pooled([one.tolist(), two.tolist()], eps), strict=True
+        ):
+            assert near(got, expected)
+
+
+def test_one_std_over_a_round_equals_the_slow_loop_on_1000_random_groups():
+    """200 rounds of five groups of unequal size."""
+    rng = random.Random(1)
+    for _ in range(200):
+        groups = [random_rewards(rng, rng.choice([1, 4, 8, 16])) for _ in range(5)]
+        for got, expected in zip(
+            pooled_advantages(groups), slow_pooled([group.tolist() for group in groups]), strict=True
+        ):
+            assert near(got, expected)
+
+
+def test_a_pool_of_one_group_is_grpo_and_of_two_is_crpo_to_the_bit():
+    one, two = random_rewards(random.Random(2), 8), random_rewards(random.Random(3), 8)
+    assert torch.equal(pooled_advantages([one])[0], group_advantages(one))
+    for got, expected in zip(pooled_advantages([one, two]), crpo_advantages(one, two), strict=True):
+        assert torch.equal(got, expected)
+
+
+def branch(groups):
+    """The three normalisers in one form: groups -> advantages in the same places."""
+    return [group_advantages(group) for group in groups]
+
+
+def joint(groups, eps=1e-4):
+    return [*crpo_advantages(*groups, eps)]
+
+
+NORMALISERS = pytest.mark.parametrize("normalise", [branch, joint, pooled_advantages])
+PAIRS = st.integers(2, 8).flatmap(
+    lambda n: st.tuples(*[st.lists(st.sampled_from([0.0, 0.5, 1.0, 1.3, 1.225, 2.0, 2.3]), min_size=n, max_size=n)] * 2)
+)
+
+
+@NORMALISERS
+@given(pair=PAIRS, rng=st.randoms(use_true_random=False))
+@settings(max_examples=50, deadline=None)
+def test_permuting_the_rollouts_of_a_branch_permutes_its_advantages_alone(normalise, pair, rng):
+    groups = [torch.tensor(values) for values in pair]
+    order = list(range(len(pair[0])))
+    rng.shuffle(order)
+    before, after = normalise(groups), normalise([groups[0][order], groups[1]])
+    torch.testing.assert_close(after[0], before[0][order], rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(after[1], before[1], rtol=1e-6, atol=1e-6)
+
+
+@NORMALISERS
+@given(pair=PAIRS, constant=st.integers(-5, 5))
+@settings(max_examples=50, deadline=None)
+def test_adding_a_constant_to_a_group_changes_nothing(normalise, pair, constant):
+    """In float64, where the sum itself rounds by 1e-15."""
+    groups = [torch.tensor(values, dtype=torch.float64) for values in pair]
+    for before, after in zip(normalise(groups), normalise([groups[0], groups[1] + constant]), strict=True):
+        torch.testing.assert_close(after, before, rtol=1e-6, atol=1e-6)
+
+
+@NORMALISERS
+@given(value=st.floats(-3, 3, width=32), live=st.lists(st.sampled_from([0.0, 1.0, 2.3]), min_size=8, max_size=8))
+@settings(max_examples=50, deadline=None)
+def test_a_degenerate_group_yields_exact_zeros_whatever_stands_beside_it(normalise, value, live):
+    for groups in ([[value] * 8, live], [[value] * 8, [1.3] * 8]):
+        assert normalise([torch.tensor(group) for group in groups])[0].tolist() == [0.0] * 8
+
+
+@NORMALISERS
+@given(pair=PAIRS)
+@settings(max_examples=50, deadline=None)
+def test_rewards_are_not_modified(normalise, pair):
+    groups = [torch.tensor(values, dtype=torch.float64) for values in pair]  # float64: no conversion copies them
+    normalise(groups)
+    assert [group.tolist() for group in groups] == [list(values) for values in pair]
+
+
+@given(pair=PAIRS, power=st.integers(-6, 6))
+@settings(max_examples=50, deadline=None)
+def test_scaling_every_reward_is_scaling_eps_the_other_way_to_the_bit(pair, power):
+    """A(k r, k eps) = A(r, eps); a power of two rounds nothing. With eps alone kept, the scale does not cancel."""
+    k, groups = 2.0**power, [torch.tensor(values) for values in pair]
+    for normalise in (lambda g, eps: [group_advantages(x, eps) for x in g], joint, pooled_advantages):
+        scaled = normalise([k * group for group in groups], k * 1e-2)
+        for got, expected in zip(scaled, normalise(groups, 1e-2), strict=True):
+            assert torch.equal(got, expected)
+
+
+def test_scaling_one_group_leaves_it_alone_per_branch_and_shrinks_the_other_in_a_pool():
+    """TWO gets .5 / .654654 = .76376; with ONE times 10 the std is sqrt((200 + 1) / 7) = 5.3586, and it gets .09331."""
+    one, two = torch.tensor(ONE), torch.tensor(TWO)
+    torch.testing.assert_close(group_advantages(10 * one, 1e-9), group_advantages(one, 1e-9))
+    for normalise in (joint, pooled_advantages):
+        assert normalise([one, two], 1e-9)[1][0].item() == pytest.approx(0.76376, abs=1e-5)
+        assert normalise([10 * one, two], 1e-9)[1][0].item() == pytest.approx(0.09331, abs=1e-5)
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0, 1.3, 2.3, 0.1, 1 / 3, 2.225])
@@ -119,31 +241,6 @@ def test_w_aug_cancels_where_the_original_branch_is_constant():
         a_cf.append(crpo_advantages(torch.ones(8), branch, eps=1e-12)[1])
     torch.testing.assert_close(a_cf[0], a_cf[1])
     torch.testing.assert_close(a_cf[1], a_cf[2])
-
-
-@given(st.permutations(range(8)), st.permutations(range(8)), st.lists(st.floats(0, 3), min_size=16, max_size=16))
-@settings(max_examples=100, deadline=None)
-def test_permuting_rollouts_permutes_advantages(order, cf_order, values):
-    one, two = torch.tensor(values[:8]), torch.tensor(values[8:])
-    a, a_cf = crpo_advantages(one, two)
-    b, b_cf = crpo_advantages(one[list(order)], two[list(cf_order)])
-    torch.testing.assert_close(b, a[list(order)], rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(b_cf, a_cf[list(cf_order)], rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(
-        group_advantages(one[list(order)]), group_advantages(one)[list(order)], rtol=1e-5, atol=1e-6
-    )
-
-
-def test_each_branch_is_centred_by_its_own_mean():
-    """A shift of one branch changes nothing; scale of one branch does: the std is one for both."""
-    one, two = torch.tensor([2.0, 1.0, 1.0, 0.5]), torch.tensor([1.0, 0.0, 0.5, 0.5])
-    a, a_cf = crpo_advantages(one, two)
-    shifted = crpo_advantages(one + 5, two - 3)
-    torch.testing.assert_close(shifted[0], a)
-    torch.testing.assert_close(shifted[1], a_cf)
-    scaled = crpo_advantages(10 * one, two)
-    assert scaled[1].abs().max() < 0.5 * a_cf.abs().max()
-    torch.testing.assert_close(a / a_cf, (one - one.mean()) / (two - two.mean()))
 
 
 def test_leading_axes_are_independent_questions():

@@ -9,12 +9,14 @@ import av
 import numpy as np
 import pytest
 import torch
+from PIL import Image, ImageOps
 from qwen_vl_utils.vision_process import smart_resize
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.functional import resize as torchvision_resize
 
 from data import check
 from data.dataset import BadRow, QuestionCursor, is_null_option, load_questions, report_bad_rows, with_null_option
+from data.image import read_image
 from data.video import ClipError, frame_indices, frame_size, resize, sample_clip
 from transforms import temporal_reverse
 
@@ -229,6 +231,127 @@ def test_damaged_clip_is_refused_and_its_sound_part_is_not():
 
 
 # ---------------------------------------------------------------------------------------------------------------------
+# Images
+
+
+def gradient(width: int = 96, height: int = 64) -> Image.Image:
+    """Red grows to the right, green downwards: which way up it is can be read off its pixels."""
+    x, y = np.meshgrid(np.linspace(0, 255, width), np.linspace(0, 255, height))
+    return Image.fromarray(np.stack([x, y, np.full_like(x, 60)], axis=-1).astype(np.uint8))
+
+
+def test_an_image_of_whole_cells_is_read_pixel_for_pixel(tmp_path):
+    gradient().save(tmp_path / "a.png")
+    view = read_image(tmp_path / "a.png")
+    assert view.still and view.frames.dtype == torch.uint8 and view.frames.shape == (1, 3, 64, 96)
+    assert (view.transform, view.fps, view.source_frames, view.frame_indices) == ("identity", 0.0, 1, (0,))
+    assert torch.equal(view.frames[0].permute(1, 2, 0), torch.from_numpy(np.array(gradient())))
+
+
+def test_a_clip_of_one_frame_is_no_image(tmp_path):
+    assert not sample_clip(write_clip(tmp_path / "clip.mp4", grey_frames(1))).still
+
+
+@pytest.mark.parametrize("size", [(8, 8), (40, 30), (64, 64), (500, 300), (1200, 90), (10, 1500), (2000, 1600)])
+@pytest.mark.parametrize("cells", [4, 20, 768])
+def test_images_keep_to_the_recipes_budget(tmp_path, size, cells):
+    gradient(*size).save(tmp_path / "a.png")
+    view = read_image(tmp_path / "a.png", max_pixels=cells * 1024)
+    height, width = view.frames.shape[-2:]
+    expected = smart_resize(size[1], size[0], 32, min_pixels=4 * 1024, max_pixels=cells * 1024)
+    if 0 in expected:  # the reference loses the shorter side of a thin image
+        assert min(height, width) == 32
+    else:
+        assert (height, width) == expected
+    assert height % 32 == width % 32 == 0 and height * width <= max(cells, 6) * 1024  # 2 x 3 is the least above 4
+    frames = torch.from_numpy(np.array(gradient(*size)))[None]
+    assert torch.equal(view.frames, resize(frames, height, width)), "the same resampling as a clip's"
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("form", ["png", "jpg"])
+def test_exif_rotation_is_honoured(tmp_path, orientation, form):
+    """What a camera stores sideways, with the tag that says so, must read as the upright picture."""
+    stored_as = {2: "FLIP_LEFT_RIGHT", 3: "ROTATE_180", 4: "FLIP_TOP_BOTTOM", 5: "TRANSPOSE", 6: "ROTATE_90",
+                 7: "TRANSVERSE", 8: "ROTATE_270"}  # fmt: skip
+    stored = gradient()
+    if orientation > 1:
+        stored = stored.transpose(Image.Transpose[stored_as[orientation]])
+    exif = Image.Exif()
+    exif[0x112] = orientation
+    stored.save(tmp_path / f"a.{form}", exif=exif, **({"quality": 100, "subsampling": 0} if form == "jpg" else {}))
+    view = read_image(tmp_path / f"a.{form}")
+    upright = torch.from_numpy(np.array(gradient())).permute(2, 0, 1)
+    assert view.frames.shape == (1, 3, 64, 96)
+    assert (view.frames[0].int() - upright.int()).abs().max() <= (6 if form == "jpg" else 0)
+
+
+def test_every_mode_becomes_rgb(tmp_path):
+    colour, grey = gradient(), ImageOps.grayscale(gradient())
+    half = colour.copy()
+    half.putalpha(Image.fromarray(np.repeat(np.array([[0] * 48 + [255] * 48], dtype=np.uint8), 64, axis=0)))
+    on_white = np.array(colour)
+    on_white[:, :48] = 255
+    deep = Image.fromarray(np.array(grey).astype(np.uint16) * 257)
+    palette = colour.quantize(64)
+    two_colours = Image.new("P", (96, 64), 1)
+    two_colours.putpalette([0, 0, 0, 9, 99, 199])
+    two_colours.paste(0, (0, 0, 48, 64))
+    clear = np.full((64, 96, 3), 255)
+    clear[:, 48:] = (9, 99, 199)
+    grey_rgb = np.repeat(np.array(grey)[..., None], 3, axis=-1)
+    bits = np.array(grey) > 100
+    for name, image, options, expected in (
+        ("RGBA", half, {}, on_white),
+        ("LA", half.convert("LA"), {}, np.where(np.arange(96)[None, :, None] < 48, 255, grey_rgb)),
+        ("L", grey, {}, grey_rgb),
+        ("I;16", deep, {}, grey_rgb),
+        ("P", palette, {}, np.array(palette.convert("RGB"))),
+        ("P", two_colours, {"transparency": 0}, clear),
+        ("1", Image.fromarray(bits), {}, np.repeat(bits[..., None] * 255, 3, axis=-1)),
+    ):
+        image.save(tmp_path / "a.png", **options)
+        with Image.open(tmp_path / "a.png") as stored:
+            assert stored.mode == name
+        got = read_image(tmp_path / "a.png").frames[0].permute(1, 2, 0).numpy()
+        assert np.array_equal(got, expected), name
+    colour.convert("CMYK").save(tmp_path / "a.jpg", quality=100)
+    seen = read_image(tmp_path / "a.jpg").frames[0].permute(1, 2, 0).numpy()
+    assert np.abs(seen.astype(int) - np.array(colour)).max() <= 10
+
+
+def test_a_damaged_image_is_one_readable_line(tmp_path):
+    gradient(300, 200).save(tmp_path / "whole.png")
+    gradient(300, 200).save(tmp_path / "whole.jpg")
+    gradient(3000, 10).save(tmp_path / "ribbon.png")
+    png, jpg = ((tmp_path / name).read_bytes() for name in ("whole.png", "whole.jpg"))
+    wrong = bytearray(png)
+    wrong[60] ^= 255
+    for name, content, words in (
+        ("cut.png", png[: len(png) // 2], "damaged"),
+        ("cut.jpg", jpg[: len(jpg) // 2], "damaged"),
+        ("flipped.png", bytes(wrong), "damaged"),
+        ("empty.png", b"", "not an image"),
+        ("text.jpg", b"no image", "not an image"),
+        ("ribbon.png", None, "aspect ratio of 200"),
+    ):
+        if content is not None:
+            (tmp_path / name).write_bytes(content)
+        with pytest.raises(ClipError, match=words) as error:
+            read_image(tmp_path / name)
+        assert str(error.value).startswith(f"{tmp_path / name}: ") and "\n" not in str(error.value)
+    with pytest.raises(ClipError, match="no such file"):
+        read_image(tmp_path / "none.png")
+
+
+def test_an_image_of_too_many_pixels_is_refused_before_it_is_decoded(tmp_path, monkeypatch):
+    gradient(300, 200).save(tmp_path / "a.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 29_000)  # beyond twice that Pillow refuses
+    with pytest.raises(ClipError, match="too large"):
+        read_image(tmp_path / "a.png")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
 # Rows
 
 
@@ -238,6 +361,7 @@ def root(tmp_path):
     folder = tmp_path / "root"
     (folder / "sub").mkdir(parents=True)
     (folder / "sub" / "clip.mp4").touch()
+    (folder / "sub" / "picture.png").touch()
     (tmp_path / "outside.mp4").touch()
     (folder / "link.mp4").symlink_to(tmp_path / "outside.mp4")
     return folder
@@ -255,10 +379,28 @@ ROW = {
 }
 
 
+IMAGE_ROW = ROW | {"data_type": "image", "path": "./sub/picture.png"}
+
+
 def load(root, *rows, **keywords):
     file = root.parent / "rows.json"
     file.write_text(json.dumps(list(rows)))
     return load_questions(file, root, **keywords)
+
+
+def test_a_good_image_row(root):
+    """Video-R1's format; a task type does not make it two-branched (methods.py), bounds may be given as null."""
+    [question], bad = load(root, IMAGE_ROW | {"task_type": "Spatial", "start": None, "end": None})
+    assert not bad and question.data_type == "image" and question.path == str(root / "sub" / "picture.png")
+    assert (question.start, question.end) == (None, None)
+    assert question.options == ("A. left", "B. right") and question.null_letter is None, "the null option is for clips"
+    [question], _ = load(root, IMAGE_ROW, null_option="all")
+    assert question.null_letter == "C"
+
+
+def test_text_has_no_use_for_path_and_bounds(root):
+    [question], bad = load(root, ROW | {"data_type": "text", "path": "", "start": 3, "end": 1})
+    assert not bad and (question.path, question.start, question.end) == (None, None, None)
 
 
 def test_a_good_row(root):
@@ -314,7 +456,11 @@ def test_gold_answers(root, change, gold):
         ({"options": [f"{chr(65 + i)}. {i}" for i in range(26)]}, "options", "no letter is left"),
         ({"data_type": "audio"}, "data_type", "must be one of"),
         ({"data_type": None}, "data_type", "missing"),
-        ({"data_type": "image"}, "data_type", "not supported yet"),
+        ({"data_type": "image", "path": None}, "path", "missing"),
+        ({"data_type": "image", "path": "../outside.mp4"}, "path", "leaves the data root"),
+        ({"data_type": "image", "path": "none.jpg"}, "path", "no such file"),
+        ({"data_type": "image", "start": 0}, "start", "no bounds in time"),
+        ({"data_type": "image", "end": 2.5}, "end", "no bounds in time"),
         ({"problem_type": "grounding"}, "problem_type", "must be one of"),
         ({"path": None}, "path", "missing"),
         ({"path": "./sub/none.mp4"}, "path", "no such file"),
@@ -587,15 +733,19 @@ def test_resume_refuses_another_seed_or_file(questions):
 def test_check_reports_rows_and_clips(root, capsys):
     write_clip(root / "good.mp4", grey_frames(8))
     rows = [ROW | {"path": "good.mp4"}, ROW, ROW | {"path": "none.mp4"}, ROW | {"data_type": "text", "path": None}]
+    gradient().save(root / "good.png")
+    (root / "bad.png").write_bytes((root / "good.png").read_bytes()[:150])
+    rows += [ROW | {"data_type": "image", "path": "good.png"}, ROW | {"data_type": "image", "path": "bad.png"}]
     load(root, *rows)  # writes rows.json
     file = root.parent / "rows.json"
     arguments = ["--train-file", str(file), "--data-root", str(root)]
     assert check.main(arguments) == 0
-    assert "3 of 4 rows are usable" in capsys.readouterr().out
+    assert "5 of 6 rows are usable" in capsys.readouterr().out
     assert check.main([*arguments, "--decode", "--workers", "2"]) == 0
     out = capsys.readouterr().out
-    assert "2 of 4 rows are usable" in out
-    assert f"{file}:2 path: clip cannot be decoded" in out and f"{file}:3 path: no such file" in out
+    assert "3 of 6 rows are usable" in out and "data_type: video 1, text 1, image 1" in out
+    assert f"{file}:2 path: video cannot be decoded" in out and f"{file}:3 path: no such file" in out
+    assert f"{file}:6 path: image cannot be decoded" in out
 
 
 def test_check_fails_where_nothing_is_usable(root, capsys):

@@ -52,6 +52,13 @@ def test_a_sync_carries_perturbed_merger_and_llm_into_the_engine(facts):
     assert facts["gap_synced"] <= FP32 and facts["checksums_synced"]
 
 
+def test_images_and_text_agree_as_clips_do(facts):
+    """Also an image that the checkpoint's own processor would have shrunk, and before and after the sync."""
+    assert facts["gap_start_images"] <= FP32 and facts["gap_start_text"] <= FP32
+    assert facts["gap_stale_images"] > VISIBLE
+    assert facts["gap_synced_images"] <= FP32 and facts["gap_synced_text"] <= FP32
+
+
 def test_a_forgotten_prefix_cache_reset_shows_in_the_gap(facts):
     assert facts["gap_without_prefix_reset"] > VISIBLE and facts["gap_after_prefix_reset"] <= FP32
 

@@ -11,7 +11,9 @@ import torch
 from matplotlib.image import imread
 
 import pictures
-from pictures import branch_sheet, curves, filmstrip, table
+from episode import TASK_TYPES
+from metrics import describe
+from pictures import Sweep, branch_sheet, curves, dynamics, filmstrip, sensitivity, table
 
 
 @pytest.fixture(autouse=True)
@@ -138,3 +140,44 @@ def test_a_table_is_aligned():
         "base        5.0       -  480",
         "CRPO       83.0       -    -",
     ]
+
+
+def test_every_panel_of_the_dynamics_names_metrics_that_exist():
+    panels = [panel for row in pictures.DYNAMICS.values() for panel in row]
+    for panel in panels:
+        assert 1 <= len(panel.names) <= len(pictures._LINE_STYLES)
+        for name in panel.names:
+            describe(name)
+    assert {name.split("/")[-1] for panel in panels for name in panel.names if "/null_" in name} == set(TASK_TYPES)
+
+
+def test_dynamics_draws_what_there_is_and_says_what_there_is_not(tmp_path):
+    rows = rows_of(30, 16, **{"policy/clip_fraction": 0.0, "policy/ratio_max": 30.0, "policy/ratio_min": 0.01})
+    rows[3] |= {"policy/ratio_max": math.nan}
+    dynamics({"crpo: $\\frac$": rows, "_grpo": rows_of(1, 8)}, tmp_path / "new" / "d.png")
+    picture = imread(tmp_path / "new" / "d.png")[..., :3] * 255
+    assert all((np.abs(picture - rgb).max(-1) < 2).any() for rgb in ((0x00, 0x72, 0xB2), (0xD5, 0x5E, 0x00)))
+
+
+def test_dynamics_refuses_what_it_cannot_show(tmp_path):
+    with pytest.raises(ValueError, match="no curve to draw.*crpo"):
+        dynamics({"crpo": [{"step": 1, "policy/lr": 1.0}]}, tmp_path / "none.png")
+    with pytest.raises(ValueError, match="8 runs"):
+        dynamics({str(run): rows_of(3, 8) for run in range(8)}, tmp_path / "many.png")
+
+
+def test_an_axis_shows_its_lines_and_its_span():
+    assert pictures._limits([[0.2, 0.3]], 0.0, 1.0, log=False) == pytest.approx((-0.04, 1.04))
+    assert pictures._limits([[0.0], [3.0]], 0.0, 1.0, log=False) == pytest.approx((-0.12, 3.12))
+    assert pictures._limits([[0.0, 0.0]], 0.0, 0.0, log=False) == pytest.approx((-0.04, 0.04))
+    assert pictures._limits([[0.0, 11.0]], 0.9, 1.0, log=True) == pytest.approx((0.9 / 1.1, 12.1))
+
+
+def test_figure_9_shows_means_and_spreads(tmp_path):
+    sweep = Sweep("x", "title", {0.0: [50.0, 54.0], 0.3: [60.0]}, {})
+    sensitivity([sweep, Sweep("y", "empty", {}, {})], tmp_path / "nine.png", sensitive="pairs", general="static")
+    picture = imread(tmp_path / "nine.png")[..., :3] * 255
+    orange, navy = ((np.abs(picture - colour).max(-1) < 2).any() for colour in ((0xE8, 0x71, 0x0A), (0x1F, 0x3A, 0x6E)))
+    assert orange and not navy
+    with pytest.raises(ValueError, match="no point"):
+        sensitivity([Sweep("x", "t", {}, {})], tmp_path / "none.png", sensitive="a", general="b")

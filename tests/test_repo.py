@@ -15,9 +15,10 @@ from conftest import ROOT
 README = (ROOT / "README.md").read_text()
 # Level of each file (DESIGN): a file imports only lower levels; level 0 imports none of ours.
 LEVELS = {
-    "rewards": 0, "advantage": 0, "transforms": 0, "verifiers": 0, "episode": 0, "config": 0,
-    "packing": 1, "methods": 1, "parallel": 1, "metrics": 1, "pictures": 1, "checkpoint": 1, "eval.scoring": 1,
-    "data.video": 1, "data.prompts": 1, "data.dataset": 2, "data.check": 3,
+    "rewards": 0, "advantage": 0, "transforms": 0, "math_judge": 0, "episode": 0, "config": 0,
+    "verifiers": 1, "methods": 2,
+    "packing": 1, "parallel": 1, "metrics": 1, "pictures": 1, "checkpoint": 1, "eval.scoring": 1,
+    "data.video": 1, "data.image": 2, "data.prompts": 1, "data.dataset": 2, "data.check": 3,
     "model": 2, "rollout": 3, "update": 3, "plan": 3, "score": 4, "samples": 4, "eval.run": 4,
     "toy.world": 1, "toy.model": 2, "toy.warm_start": 3, "train": 5, "toy.demo": 5,
 }  # fmt: skip

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, launch
 
 from metrics import METRICS, describe, read_metrics
 
@@ -23,23 +23,7 @@ TASKS = ["Temporal", "Spatial", "Static"]
 
 
 def run_train(*flags: object, ranks: int = 2, expect: int = 0) -> subprocess.CompletedProcess:
-    if torch.cuda.is_available() and torch.cuda.device_count() < ranks:
-        pytest.skip(f"{ranks} ranks need {ranks} GPUs")
-    command = [sys.executable, "train.py"]
-    if ranks > 1:
-        command = [
-            sys.executable,
-            "-m",
-            "torch.distributed.run",
-            "--standalone",
-            f"--nproc_per_node={ranks}",
-            "train.py",
-        ]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    command += [str(flag) for flag in flags]
-    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=500)
-    assert done.returncode == expect, done.stdout[-2000:] + done.stderr[-4000:]
-    return done
+    return launch("train.py", *flags, ranks=ranks, expect=expect)
 
 
 def rows_of(run_dir: Path) -> dict[int, dict]:

@@ -7,6 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import verifiers
+from math_judge import Judgement, MathJudge
 from verifiers import VERIFIERS, canonical_answer, last_box, split_option, verify, well_formed
 
 OPTIONS = ("A. left", "B. right", "C. A dog", "D. U.S.", "E. None of the above")
@@ -168,7 +170,7 @@ def test_numbers_are_equal_as_strings_exactly_where_they_are_equal(value):
     assert type(value)(canonical) == value
 
 
-@pytest.mark.parametrize("problem_type", ["math", "free-form", "OCR"])
+@pytest.mark.parametrize("problem_type", ["free-form", "OCR"])
 @pytest.mark.parametrize(
     ("text", "answer"),
     [
@@ -185,6 +187,98 @@ def test_numbers_are_equal_as_strings_exactly_where_they_are_equal(value):
 )
 def test_open_answers(problem_type, text, answer):
     assert canonical_answer(text, (), problem_type) == answer
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("  The   Cat\n", "The Cat"),
+        ("\\Delta", "\\Delta"),
+        ("\\text{Cat}", "Cat"),
+        ("$x+1$", "x+1"),
+        ("$5$.", "5"),
+        ("5.", "5"),
+        ("\uff15", "5"),
+        ("5\u00b2", "5^{2}"),  # NFKC alone would make 52 of it
+        ("2\u00b9\u2070", "2^{10}"),
+        ("x\u2081", "x_{1}"),
+        ("5\u00bd", "5\\frac{1}{2}"),  # and 51/2 of this
+        (" ", None),
+        (".", None),
+        ("\\text{}", None),
+        ("x" * 20_000, None),
+    ],
+)
+def test_math_is_spelled(text, answer):
+    assert canonical_answer(text, (), "math") == answer
+
+
+class Script:
+    """A judge with known judgements: no child process."""
+
+    def __init__(self, equal, readable):
+        self.judgement, self.asked = Judgement(equal, readable), []
+
+    def compare(self, gold, prediction):
+        self.asked.append((gold, prediction))
+        return self.judgement
+
+
+@pytest.mark.parametrize(
+    ("equal", "readable", "answer", "score"),
+    [(True, True, "\\frac{1}{2}", 1.0), (False, True, "0.5", 0.0), (False, False, None, 0.0)],
+)
+def test_an_equal_math_answer_is_the_gold_one_and_an_unreadable_one_is_none(
+    equal, readable, answer, score, monkeypatch
+):
+    judge = Script(equal, readable)
+    monkeypatch.setattr(verifiers, "JUDGE", judge)
+    facts = verify("<think>a</think>\\boxed{0.5}", question("math", (), "\\frac{1}{2}"))
+    assert (facts.answer, facts.score, facts.well_formed) == (answer, score, True)
+    assert judge.asked == [("\\frac{1}{2}", "0.5")]  # gold first
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("\\boxed{Yes}", "yes"),  # up to case, the gold's spelling
+        ("\\boxed{$yes$.}", "yes"),
+        ("yes", None),  # no box
+        ("\\boxed{}", None),
+        ("\\boxed{" + "9" * 20_000 + "}", None),
+    ],
+)
+def test_math_answers_that_need_no_judge(text, answer, monkeypatch):
+    monkeypatch.setattr(verifiers, "JUDGE", None)
+    assert verify(text, question("math", (), "yes")).answer == answer
+
+
+def test_other_types_never_ask_the_judge(monkeypatch):
+    monkeypatch.setattr(verifiers, "JUDGE", None)
+    for problem_type in set(VERIFIERS) - {"math"}:
+        assert verify("\\boxed{0.5}", question(problem_type, OPTIONS, "1/2")).score == 0.0
+
+
+@pytest.mark.parametrize(
+    ("gold", "box", "answer"),
+    [
+        ("\\frac{1}{2}", "0.50", "\\frac{1}{2}"),
+        ("25", "5\u00b2", "25"),
+        ("\\Delta", "\\delta", "\\Delta"),
+        ("(x+1)^2", "$x^2+2x+1$", "(x+1)^2"),
+        ("6", "5 or 6", "5 or 6"),
+        ("6", "\\frac{6}", None),
+    ],
+)
+def test_math_through_math_verify(gold, box, answer):
+    assert verify("\\boxed{" + box + "}", question("math", (), gold)).answer == answer
+
+
+def test_a_hanging_math_answer_is_unreadable(monkeypatch):
+    judge = MathJudge(deadline=0.3)
+    monkeypatch.setattr(verifiers, "JUDGE", judge)
+    facts = verify("\\boxed{9^{9^{9^{9}}}}", question("math", (), "7"))
+    assert (facts.answer, facts.score, judge.timeouts) == (None, 0.0, 1)
 
 
 def test_unknown_problem_type_is_named():
