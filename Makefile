@@ -19,11 +19,13 @@ $(READY): requirements.txt requirements-cpu.txt requirements-common.txt requirem
 demo: setup
 	$(BIN)/python -m toy.demo
 
+# Two files at a time; one at a time where they would share a GPU. One thread each: the matrices are tiny.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(if $(GPU),,-n 2 --dist loadfile)
 test: lint
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 test-fast: setup
-	$(BIN)/python -m pytest -m "not slow and not gpu"
+	$(PYTEST) -m "not slow and not gpu"
 
 lint: setup
 	$(BIN)/ruff check .

@@ -9,7 +9,7 @@ import dataclasses
 import json
 import os
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 import tyro
 
@@ -17,6 +17,7 @@ CELL = 32 * 32  # pixels of one merged vision token; Table 7 counts its budgets 
 
 
 Preset = Literal["paper", "toy", "video-r1"]
+T = TypeVar("T")
 
 
 @dataclass
@@ -27,8 +28,9 @@ class Config:
     preset: Preset = "paper"
     """paper = Table 7; toy = the embedded world, small enough for two CPU cores; video-r1 = Table 7 with T-GRPO as its
     authors' code has it (threshold 0.8, G/2 shuffled rollouts, length bonus). Other flags override each."""
-    method: Literal["crpo", "grpo", "t_grpo", "arrow_rl", "augment"] = "crpo"
-    """Row of methods.py. augment = App. E's control: the second view keeps the original label."""
+    method: str = "crpo"
+    """Row of methods.py: crpo, grpo, t_grpo, arrow_rl, or augment (App. E's control: the second view keeps the
+    original label)."""
     model: str = "Qwen3-VL-4B"
     """Folder of a Qwen3-VL checkpoint, or Qwen3-VL-2B / 4B / 8B (the hub's instruct checkpoint)."""
     train_file: str = ""
@@ -42,7 +44,7 @@ class Config:
     seed: int = 0
     """Seeds the order of questions, the coin of each transform and every rollout."""
     max_steps: int = 0
-    """Rounds to run (a round = one generation); 0 = one epoch."""
+    """Rounds to run (a round = one generation); 0 = one epoch, in which --repeat-data counts."""
     save_every: int = 20
     """Rounds between checkpoints; 0 = only at the end."""
     keep_checkpoints: int = 2
@@ -75,6 +77,14 @@ class Config:
     """Temporal reversal may be drawn (Table 2, "w/o Temporal Reversal" = --no-reverse)."""
     repeat_data: int = 1
     """Visits of each row per epoch (Table 2, "Data x 2" = 2), each with a transform and rollouts of its own."""
+    decode_workers: int = 4
+    """Processes of each rank that decode clips and images, ahead of the round that reads them."""
+    decode_timeout: float = 60.0
+    """Seconds a clip may take to decode; then its process is killed, and the clip is quarantined."""
+    cache_dir: str = ""
+    """Folder for decoded frames (on a fast disk, shared by ranks and runs); empty = decode anew each time."""
+    cache_gb: float = 100.0
+    """Most that --cache-dir may hold; what was not read for longest goes first."""
     system_prompt: str = "paper"
     """paper = App. B.1's text; anything else is used as it is (empty = no system turn)."""
     answer_request: str = "paper"
@@ -125,8 +135,8 @@ class Config:
     """t_grpo: bonus on each correct rollout while the shuffled clip does no better (App. B.3)."""
     temporal_threshold: float = 1.0
     """t_grpo: bonus where p >= threshold * p_shuffled; 1.0 in the paper's comparison, 0.8 in Video-R1's code."""
-    shuffled_rollouts: int = 8
-    """t_grpo: rollouts on the shuffled clip; 8 in the paper's comparison, G/2 in Video-R1's code."""
+    shuffled_share: float = 1.0
+    """t_grpo: rollouts on the shuffled clip over G; 1 in the paper's comparison, 0.5 in Video-R1's code."""
     length_bonus: float = 0.0
     """t_grpo: bonus on correct rollouts of 320 to 512 tokens; 0.2 in Video-R1's code, absent in the comparison."""
     arrow_alpha: float = 0.25
@@ -181,11 +191,11 @@ TOY = dict(
     max_pixels=16 * CELL,
     min_frame_pixels=4 * CELL,
     max_frame_pixels=4 * CELL,
+    decode_workers=1,
     system_prompt="Think, then answer in \\boxed{}.",
     answer_request="",
     questions=24,
     updates=1,
-    max_steps=50,
     eval_every=10,
     save_every=20,
     max_prompt_tokens=512,
@@ -198,15 +208,19 @@ TOY = dict(
     tokens_per_pack=512,
     engine_sequences=128,
 )
-VIDEO_R1 = dict(method="t_grpo", temporal_threshold=0.8, shuffled_rollouts=4, length_bonus=0.2)
+VIDEO_R1 = dict(method="t_grpo", temporal_threshold=0.8, shuffled_share=0.5, length_bonus=0.2)
 PRESETS = {"paper": {}, "toy": TOY, "video-r1": VIDEO_R1}
 
 
-def parse(args: list[str] | None = None) -> Config:
-    """Command line -> Config: the preset's values, every other flag over them. Exits with one line on a mistake."""
+def parse(args: list[str] | None = None, kind: type[T] = Config) -> T:
+    """Command line -> Config: the preset's values, every other flag over them. Exits with one line on a mistake.
+
+    `kind`: the settings of another command, with `preset` and whichever of Config's fields it needs.
+    """
     preset, _ = tyro.cli(_Preset, args=args, return_unknown_args=True, add_help=False)
-    default = dataclasses.replace(Config(), preset=preset.preset, **PRESETS[preset.preset])
-    return tyro.cli(Config, args=args, default=default)
+    names = {field.name for field in dataclasses.fields(kind)}
+    values = {name: value for name, value in PRESETS[preset.preset].items() if name in names}
+    return tyro.cli(kind, args=args, default=kind(preset=preset.preset, **values))
 
 
 @dataclass
@@ -217,7 +231,7 @@ class _Preset:
 METHOD_FLAGS = {
     **dict.fromkeys(("lambda_d", "lambda_s", "w_aug", "crr", "behave", "invalid_counts_as_change"), ("crpo",)),
     **dict.fromkeys(("flip", "reverse"), ("crpo", "augment")),
-    **dict.fromkeys(("temporal_bonus", "temporal_threshold", "shuffled_rollouts", "length_bonus"), ("t_grpo",)),
+    **dict.fromkeys(("temporal_bonus", "temporal_threshold", "shuffled_share", "length_bonus"), ("t_grpo",)),
     **dict.fromkeys(("arrow_alpha", "arrow_as_printed", "arrow_greedy"), ("arrow_rl",)),
 }
 """Field -> methods it has a meaning with."""
@@ -253,12 +267,45 @@ def check(config: Config, ranks: int, ranks_per_node: int) -> None:
             f"--frames must be even, two make one token row; got {config.frames}",
         ),
         (config.flip or config.reverse, "--no-flip and --no-reverse together leave no counterfactual: drop one"),
-        (config.shuffled_rollouts >= 1, f"--shuffled-rollouts must be at least 1; got {config.shuffled_rollouts}"),
+        (
+            config.shuffled_share * config.rollouts >= 1,
+            f"--shuffled-share {config.shuffled_share} of --rollouts {config.rollouts} must be at least one rollout",
+        ),
+        (
+            config.advantage_eps > 0,
+            f"--advantage-eps must be positive, constant groups divide by it; got {config.advantage_eps}",
+        ),
+        (config.max_grad_norm > 0, f"--max-grad-norm must be positive (inf = no clipping); got {config.max_grad_norm}"),
+        (config.seed >= 0, f"--seed must not be negative; got {config.seed}"),
+        *(
+            (0 <= getattr(config, name) < float("inf"), f"{flag(name, getattr(config, name))}: must be 0 or more")
+            for name in (
+                "lambda_d",
+                "lambda_s",
+                "w_aug",
+                "temporal_bonus",
+                "temporal_threshold",
+                "length_bonus",
+                "arrow_alpha",
+                "weight_decay",
+                "eval_every",
+                "samples_every",
+                "checksum_every",
+            )
+        ),
+        *(
+            (getattr(config, name) >= 1, f"{flag(name, getattr(config, name))}: must be at least 1")
+            for name in ("engine_sequences", "engine_cpu_cache_mb", "max_prompt_tokens", "tokens_per_pack")
+        ),
+        (config.max_pixels >= CELL, f"--max-pixels {config.max_pixels} must be at least one cell, {CELL}"),
         (
             CELL <= config.min_frame_pixels <= config.max_frame_pixels,
             f"--min-frame-pixels {config.min_frame_pixels} must be at least {CELL} and at most --max-frame-pixels "
             f"{config.max_frame_pixels}",
         ),
+        (config.decode_workers >= 1, f"--decode-workers must be at least 1; got {config.decode_workers}"),
+        (config.decode_timeout > 0, f"--decode-timeout must be positive; got {config.decode_timeout}"),
+        (config.cache_gb > 0, f"--cache-gb must be positive; got {config.cache_gb}"),
         (config.repeat_data >= 1, f"--repeat-data must be at least 1; got {config.repeat_data}"),
         (config.kl_coef >= 0, f"--kl-coef must not be negative; got {config.kl_coef}"),
         (config.warmup_steps >= 0, f"--warmup-steps must not be negative; got {config.warmup_steps}"),
@@ -274,28 +321,43 @@ def check(config: Config, ranks: int, ranks_per_node: int) -> None:
     for holds, line in laws:
         if not holds:
             raise ValueError(line)
-    for name, default in vars(Config()).items():
-        methods = METHOD_FLAGS.get(name)
-        if methods and config.method not in methods and getattr(config, name) != default:
+    check_meaning(config)
+
+
+def check_meaning(config: Config) -> None:
+    """Flags that say nothing beside another one; ValueError with one line that names both."""
+    usual = vars(Config())
+    preset = PRESETS[config.preset]
+    for name, methods in METHOD_FLAGS.items():
+        value = getattr(config, name)
+        if config.method not in methods and value != usual[name]:
+            source = flag(name, value)
+            if preset.get(name) == value:
+                source = f"--preset {config.preset} sets {source}, which"
             raise ValueError(
-                f"{flag(name, getattr(config, name))} has no meaning with --method {config.method}: it belongs to "
-                f"{' and '.join(methods)}; drop one of the two"
+                f"{source} has no meaning with --method {config.method}: it belongs to {' and '.join(methods)}; "
+                "drop one of the two"
             )
-    for first, second, meaningless in (
-        (flag("crr", config.crr), f"--lambda-d {config.lambda_d}", not config.crr and config.lambda_d != 0.3),
-        (flag("crr", config.crr), f"--lambda-s {config.lambda_s}", not config.crr and config.lambda_s != 0.3),
-        (flag("behave", config.behave), "--w-aug 0", not config.behave and config.w_aug == 0),
-        ("--scripted-reward", flag("strict_match", True), config.scripted_reward and config.strict_match),
-        ("--scripted-reward", flag("lenient_format", True), config.scripted_reward and config.lenient_format),
+    for silencer, holds, names in (
+        ("--no-crr", not config.crr, ("lambda_d", "lambda_s")),
+        ("--w-aug 0", config.w_aug == 0, ("behave", "crr")),
+        ("--temporal-bonus 0", config.temporal_bonus == 0, ("temporal_threshold", "shuffled_share")),
+        ("--arrow-alpha 0", config.arrow_alpha == 0, ("arrow_as_printed", "arrow_greedy")),
+        ("--scripted-reward", config.scripted_reward, (*METHOD_FLAGS, "strict_match", "lenient_format")),
+        ("--engine hf", config.engine == "hf", ("tensor_parallel", "sleep_level", "engine_memory", "engine_eager")),
+        (f"--preset {config.preset}", config.preset != "toy", ("toy_bias",)),
     ):
-        if meaningless:
-            raise ValueError(f"{first} and {second} together have no meaning: the first takes out what the second sets")
+        for name in names:
+            value = getattr(config, name)
+            if holds and name not in ("flip", "reverse") and value != (usual | preset)[name]:
+                raise ValueError(f"{flag(name, value)} has no meaning with {silencer}: drop one of the two")
 
 
 FREE_ON_RESUME = {
     "max_steps", "save_every", "keep_checkpoints", "resume", "eval_every", "samples_every", "export", "run_dir",
     "checksum_every", "engine_memory", "engine_cpu_cache_mb", "engine_sequences", "engine_eager", "sleep_level",
     "tokens_per_pack", "gradient_checkpointing", "data_root", "tensor_parallel",
+    "decode_workers", "decode_timeout", "cache_dir", "cache_gb",
 }  # fmt: skip
 
 

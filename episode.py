@@ -110,7 +110,7 @@ class Group:
     """(P,) ids with the placeholder expanded, as trainer and engine both see them."""
     rollouts: list[Rollout]
     trained: bool = True
-    """False where the method uses the group for rewards only (T-GRPO, ArrowRL)."""
+    """False where the method uses the group for rewards only (T-GRPO, ArrowRL, CRPO with w_aug 0)."""
     rewards: torch.Tensor | None = None
     """float32 (G,)."""
     advantages: torch.Tensor | None = None

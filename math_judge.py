@@ -28,6 +28,7 @@ from typing import NamedTuple
 DEADLINE_S = 5.0  # wall time of one judgement, math-verify's own default; 1 to 50 ms is usual
 START_DEADLINE_S = 120.0  # importing sympy takes 0.5 to 2 s here, far longer from a cold network disk
 MAX_CHARS = 1_000  # of either answer; a question then fits into a pipe's buffer, and the write never blocks
+MEMO = 10_000  # judgements remembered
 MEMORY_BYTES = 2 << 30  # address space of the child
 RETIRE_BYTES = 512 << 20  # a child that has grown to more (80 MiB is usual) is replaced before it fails for lack of it
 
@@ -54,6 +55,7 @@ class MathJudge:
         self.deadline = deadline
         self.timeouts = 0
         """Judgements that ended with their child: killed at the deadline, or dead by itself (memory, a crash)."""
+        self._known: dict[tuple[str, str], Judgement] = {}
         self._lock = threading.Lock()
         self._child: subprocess.Popen | None = None
         self._owner = 0  # pid of the process that started it: a fork must not share its pipes
@@ -67,23 +69,31 @@ class MathJudge:
         if max(len(gold), len(prediction)) > MAX_CHARS:
             return Judgement(False, False)
         with self._lock:
-            child = self._running_child()
-            reply = None
-            try:
-                child.stdin.write(json.dumps([gold, prediction, self.deadline]).encode() + b"\n")
-                reply = _read_line(child.stdout, self.deadline)
-            except BrokenPipeError:
-                pass  # died after the look at it
-            finally:
-                if reply is None:  # on Ctrl-C too: a late reply must not answer the next question
-                    self._stop()
-            if reply is None:
-                self.timeouts += 1
-                return Judgement(False, False)
-            equal, readable, retires = json.loads(reply)
-            if retires:
+            # A group repeats itself, and a text that hangs the judge must not take G deadlines.
+            if (gold, prediction) not in self._known:
+                if len(self._known) >= MEMO:
+                    self._known.clear()
+                self._known[gold, prediction] = self._ask(gold, prediction)
+            return self._known[gold, prediction]
+
+    def _ask(self, gold: str, prediction: str) -> Judgement:
+        child = self._running_child()
+        reply = None
+        try:
+            child.stdin.write(json.dumps([gold, prediction, self.deadline]).encode() + b"\n")
+            reply = _read_line(child.stdout, self.deadline)
+        except BrokenPipeError:
+            pass  # died after the look at it
+        finally:
+            if reply is None:  # on Ctrl-C too: a late reply must not answer the next question
                 self._stop()
-            return Judgement(equal, readable)
+        if reply is None:
+            self.timeouts += 1
+            return Judgement(False, False)
+        equal, readable, retires = json.loads(reply)
+        if retires:
+            self._stop()
+        return Judgement(equal, readable)
 
     def close(self) -> None:
         """End the child, if there is one. The next question starts another."""

@@ -107,20 +107,15 @@ def counterfactual(question: Question, rng: random.Random, settings: MethodSetti
 
     With w_aug = 0 ("w/o Counterfactual Branch") it is still sampled, for R_CRR, but gives no gradient.
     """
-    transform = routed_transform(question, rng, settings)
+    if question.data_type != "video":
+        return None
+    transform = transforms.choose(question.task_type, rng, allowed=settings.transforms)
     return transform and Look(transform, settings.rollouts, trained=settings.w_aug != 0)
 
 
 def augmented(question: Question, rng: random.Random, settings: MethodSettings) -> Look | None:
-    """Standard augmentation (App. E): CRPO's views, each a training sample of its own."""
-    transform = routed_transform(question, rng, settings)
-    return transform and Look(transform, settings.rollouts, trained=True)
-
-
-def routed_transform(question: Question, rng: random.Random, settings: MethodSettings) -> str | None:
-    if question.data_type != "video":
-        return None
-    return transforms.choose(question.task_type, rng, allowed=settings.transforms)
+    """Standard augmentation (App. E): CRPO's views, always trained."""
+    return counterfactual(question, rng, replace(settings, w_aug=1.0))
 
 
 def shuffled(question: Question, rng: random.Random, settings: MethodSettings) -> Look | None:
@@ -144,8 +139,15 @@ def pay_grpo(question: Question, branches: Sequence[Outcome], settings: MethodSe
     """Correctness and format on the original branch (App. B.3)."""
     original = branches[0]
     paid = rewards.grpo_rewards(original.answers, question.gold, well_formed=original.well_formed)
-    form = torch.tensor(original.well_formed, dtype=torch.float32)
-    return [Paid(paid, {"correct": paid - form, "format": form})]
+    return [Paid(paid, shared_terms(question, original))]
+
+
+def shared_terms(question: Question, branch: Outcome) -> dict[str, torch.Tensor]:
+    """The two terms that all methods pay."""
+    return {
+        "correct": rewards.correctness(branch.answers, question.gold),
+        "format": torch.tensor(branch.well_formed, dtype=torch.float32),
+    }
 
 
 def pay_crpo(question: Question, branches: Sequence[Outcome], settings: MethodSettings) -> list[Paid]:
@@ -184,37 +186,31 @@ def pay_augmented(question: Question, branches: Sequence[Outcome], settings: Met
 
 def pay_t_grpo(question: Question, branches: Sequence[Outcome], settings: MethodSettings) -> list[Paid]:
     """GRPO, the temporal bonus where the shuffled group does no better, and Video-R1's length bonus."""
-    (paid,) = pay_grpo(question, branches, settings)
-    answers = branches[0].answers
-    length = rewards.length_bonus(answers, branches[0].lengths, question.gold, bonus=settings.length_bonus)
-    total, terms = paid.rewards + length, paid.terms | {"length": length}
+    original, gold = branches[0], question.gold
+    length = rewards.length_bonus(original.answers, original.lengths, gold, bonus=settings.length_bonus)
+    terms = shared_terms(question, original) | {"length": length}
     if len(branches) == 1:
-        return [Paid(total, terms)]
+        (paid,) = pay_grpo(question, branches, settings)
+        return [Paid(paid.rewards + length, terms)]
     mixed = branches[1].answers
-    temporal = rewards.temporal_bonus(
-        answers, mixed, question.gold, bonus=settings.temporal_bonus, threshold=settings.temporal_threshold
-    )
-    shuffled_correct = torch.tensor([float(a is not None and a == question.gold) for a in mixed])
-    return [Paid(total + temporal, terms | {"temporal": temporal}), Paid(None, {"shuffled_correct": shuffled_correct})]
+    how = dict(bonus=settings.temporal_bonus, threshold=settings.temporal_threshold)
+    paid = rewards.t_grpo_rewards(original.answers, mixed, gold, well_formed=original.well_formed, **how)
+    terms["temporal"] = rewards.temporal_bonus(original.answers, mixed, gold, **how)
+    return [Paid(paid + length, terms), Paid(None, {"shuffled_correct": rewards.correctness(mixed, gold)})]
 
 
 def pay_arrow_rl(question: Question, branches: Sequence[Outcome], settings: MethodSettings) -> list[Paid]:
     """GRPO, and the reverse bonus against the reversed clip's one answer."""
-    (paid,) = pay_grpo(question, branches, settings)
     if len(branches) == 1:
-        return [paid]
+        return pay_grpo(question, branches, settings)
+    original, gold = branches[0], question.gold
     (reference,) = branches[1].answers
-    reverse = rewards.reverse_bonus(
-        branches[0].answers,
-        reference,
-        question.gold,
-        alpha=settings.arrow_alpha,
-        as_printed=settings.arrow_as_printed,
-    )
-    reverse_correct = torch.tensor([float(reference == question.gold)])
+    how = dict(alpha=settings.arrow_alpha, as_printed=settings.arrow_as_printed)
+    paid = rewards.arrow_rl_rewards(original.answers, reference, gold, well_formed=original.well_formed, **how)
+    reverse = rewards.reverse_bonus(original.answers, reference, gold, **how)
     return [
-        Paid(paid.rewards + reverse, paid.terms | {"reverse": reverse}),
-        Paid(None, {"reverse_correct": reverse_correct}),
+        Paid(paid, shared_terms(question, original) | {"reverse": reverse}),
+        Paid(None, {"reverse_correct": rewards.correctness([reference], gold)}),
     ]
 
 

@@ -77,7 +77,7 @@ METRICS: dict[str, str] = {
     "data/questions": "questions of the round over all ranks",
     "data/rollouts_seen": "rollouts generated since the run began, both branches, all ranks: the axis of fair curves",
     "data/epoch": "passes over the training file, fractional",
-    "data/quarantined": "rows left out so far because their clip could not be decoded",
+    "data/quarantined": "questions left out so far: their clip could not be decoded or their prompt is too long",
     "data/single_branch": "questions of the round trained without a counterfactual (text, image, unrouted)",
     **{f"time/{phase}": f"wall-clock seconds of the phase `{phase}`" for phase in PHASES},
     "memory/peak_gb": "peak accelerator memory of the round, 1e9 bytes, largest rank",

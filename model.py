@@ -79,12 +79,15 @@ def load_processor(folder: str):
     return AutoProcessor.from_pretrained(folder)
 
 
+def banned_ids(processor) -> tuple[int, ...]:
+    """Ids of BANNED_TOKENS, of those that this tokenizer has."""
+    return tuple(i for i in map(processor.tokenizer.convert_tokens_to_ids, BANNED_TOKENS) if i is not None)
+
+
 def load_policy(folder: str, *, temperature: float = 1.0, gradient_checkpointing: bool = False) -> Policy:
     """Policy on the CPU in the checkpoint's own type, with the vision tower frozen (Table 7); mergers and LLM train."""
     hf = Qwen3VLForConditionalGeneration.from_pretrained(folder, dtype="auto", attn_implementation="sdpa")
-    processor = load_processor(folder)
-    banned = [i for i in map(processor.tokenizer.convert_tokens_to_ids, BANNED_TOKENS) if i is not None]
-    policy = Policy(hf, banned, temperature)
+    policy = Policy(hf, banned_ids(load_processor(folder)), temperature)
     for module in policy.frozen_modules():
         module.requires_grad_(False)
     if gradient_checkpointing:

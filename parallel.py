@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from collections.abc import Iterator
 from datetime import timedelta
 
@@ -39,6 +40,20 @@ def start(timeout_minutes: float = 30.0) -> torch.device:
         device, backend = torch.device("cpu"), "gloo"
     dist.init_process_group(backend, timeout=timedelta(minutes=timeout_minutes))
     return device
+
+
+def die_at_once(kind, error, trace) -> None:
+    """The sys.excepthook of a rank: gone at once, without the engine's teardown, or torchrun waits in vain."""
+    traceback.print_exception(kind, error, trace)
+    sys.stderr.flush()
+    os._exit(1)
+
+
+def leave() -> None:
+    """End of a run that went well, once every rank is here."""
+    dist.barrier()
+    sys.stdout.flush()
+    os._exit(0)  # vLLM's teardown destroys the process group under the caller's feet; everything is written
 
 
 def is_main() -> bool:

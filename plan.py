@@ -6,6 +6,7 @@ Every rank holds the same plan and decodes only what its own engine will read.
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 
 import torch.distributed as dist
@@ -51,10 +52,11 @@ class Planner:
     seed: int
 
     def plan(self, visits: list[tuple[int, Question]]) -> list[Planned]:
-        """(epoch, question) visits -> groups ordered by mini-batch, then branch, then question.
+        """(epoch, question) visits -> groups: the trained ones first, each part by mini-batch, branch, question.
 
-        In that order groups are dealt to engines in turn, so that every rank trains as much as the next and the two
-        branches of a question, which must meet in one mini-batch, need not meet on one rank.
+        In that order groups are dealt to engines in turn, so that every rank trains as much as the next (within one
+        group; a mini-batch of fewer groups than ranks leaves some idle in it) and the two branches of a question, which
+        must meet in one mini-batch, need not meet on one rank.
         """
         plan = []
         for at, (epoch, question) in enumerate(visits):
@@ -77,15 +79,15 @@ class Planner:
                         seed,
                     )
                 )
-        return sorted(plan, key=lambda item: (item.mini_batch, item.branch))
+        return sorted(plan, key=lambda item: (not item.trained, item.mini_batch, item.branch))
 
 
 @dataclass(frozen=True)
 class Reader:
     """Questions -> what the policy reads."""
 
-    view: Callable[[Question], View | None]
-    """Decode and sample the clip, or read the image; ClipError where it cannot be read; None for text."""
+    submit: Callable[[Question], Future]
+    """Start to decode the clip or image; `result()` is a View, None for text, ClipError where it cannot be read."""
     render: Callable[[Question, View | None], Prompt]
     max_prompt_tokens: int
 
@@ -105,21 +107,24 @@ def draw(
     agree on that before anyone generates, so their plans stay alike. All ranks take part.
     """
     visits = cursor.take(questions)
-    views: dict[tuple[int, str], View | None] = {}
+    views: dict[str, Future] = {}
     quarantined: dict[str, str] = {}
     while True:
         plan = planner.plan(visits)
         built, failures = {}, {}
-        for i in engine_groups(len(plan), tensor_parallel):
+        mine = engine_groups(len(plan), tensor_parallel)
+        for i in mine:  # all at once, both branches of a question together: the workers share them out
+            question = plan[i].question
+            if question.id not in views:
+                views[question.id] = reader.submit(question)
+        for i in mine:
             item = plan[i]
-            key = (item.epoch, item.question.id)
             try:
-                if key not in views:
-                    views[key] = reader.view(item.question)
+                view = views[item.question.id].result()
             except ClipError as error:
                 failures[item.question.id] = str(error)
                 continue
-            prompt = reader.render(item.question, transformed(views[key], item))
+            prompt = reader.render(item.question, transformed(view, item))
             encoded = policy.encode(processor, prompt)
             if len(encoded.ids) > reader.max_prompt_tokens:
                 failures[item.question.id] = (
@@ -133,6 +138,12 @@ def draw(
         for question_id, reason in failed.items():
             cursor.quarantine(question_id, reason)
         visits = [visit if visit[1].id not in failed else cursor.take(1)[0] for visit in visits]
+
+
+def ahead(planner: Planner, cursor: QuestionCursor, questions: int, tensor_parallel: int) -> list[Question]:
+    """Questions that this rank's engine will read in the next round, unless one is quarantined before."""
+    plan = planner.plan(cursor.peek(questions))
+    return [plan[i].question for i in engine_groups(len(plan), tensor_parallel)]
 
 
 def transformed(view: View | None, item: Planned) -> View | None:

@@ -61,7 +61,7 @@ def crpo_rewards(
     `invalid_counts_as_change=True` is Eq. 4 to the letter, where unreadable text differs from o* and is paid.
     """
     lam = (lambda_d if dynamic else lambda_s) if use_crr else 0.0
-    correct = _correct(answers, gold)  # I[o_i = o*]
+    correct = correctness(answers, gold)  # I[o_i = o*]
     behave = torch.tensor([float(_behaves(a, gold, dynamic, invalid_counts_as_change)) for a in cf_answers])  # Eq. 4
     form, cf_form = _bits(well_formed), _bits(cf_well_formed)
     _same_group("answers", correct, "well_formed", form)
@@ -82,7 +82,7 @@ def crpo_rewards(
 
 def grpo_rewards(answers: Answers, gold: str, *, well_formed: Bits) -> torch.Tensor:
     """GRPO (App. B.3): R_correct + R_format."""
-    correct, form = _correct(answers, gold), _bits(well_formed)
+    correct, form = correctness(answers, gold), _bits(well_formed)
     _same_group("answers", correct, "well_formed", form)
     return correct + form
 
@@ -108,7 +108,7 @@ def temporal_bonus(
 
     The paper's fair run uses ratio 1.0; Video-R1's code 0.8.
     """
-    correct, shuffled = _correct(answers, gold), _correct(shuffled_answers, gold)
+    correct, shuffled = correctness(answers, gold), correctness(shuffled_answers, gold)
     # Counts, cross-multiplied: float32 means would lose exact ties.
     earns = correct.sum().item() * len(shuffled) >= threshold * shuffled.sum().item() * len(correct)
     return bonus * float(earns) * correct
@@ -125,7 +125,7 @@ def length_bonus(
 ) -> torch.Tensor:
     """Video-R1's length reward: `bonus` on each correct rollout of `shortest` to `longest` tokens (end token counted),
     where more than one rollout is correct. `lengths` (G,) in tokens. Off in the paper's comparison."""
-    correct = _correct(answers, gold)
+    correct = correctness(answers, gold)
     inside = torch.tensor([float(shortest <= length <= longest) for length in lengths])
     _same_group("answers", correct, "lengths", inside)
     return bonus * float(correct.sum() > 1) * correct * inside
@@ -159,7 +159,8 @@ def reverse_bonus(
     return alpha * float(sensitive) * differs
 
 
-def _correct(answers: Answers, gold: str) -> torch.Tensor:
+def correctness(answers: Answers, gold: str) -> torch.Tensor:
+    """R_correct: I[o_i = o*]; an unreadable answer is wrong."""
     return torch.tensor([float(a is not None and a == gold) for a in answers])
 
 

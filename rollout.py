@@ -23,7 +23,7 @@ import os
 import random
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Protocol
 
 import numpy as np
@@ -31,6 +31,7 @@ import torch
 import torch.distributed as dist
 from tqdm import tqdm
 
+from config import CELL
 from data.prompts import IMAGE_OPTIONS, frames_thwc, processor_inputs, video_metadata
 from episode import Prompt, Rollout, View
 from model import BAN_BIAS
@@ -84,6 +85,59 @@ class Engine(Protocol):
 
     def wake(self, what: str) -> None:
         """Take back "weights" (before a sync) or "kv_cache" (before generating)."""
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    """What an engine is built for; each field is the setting of that name (config.py)."""
+
+    engine: str
+    dtype: str
+    frames: int
+    max_pixels: int
+    min_frame_pixels: int
+    max_frame_pixels: int
+    max_prompt_tokens: int
+    max_completion_tokens: int
+    tensor_parallel: int
+    engine_memory: float
+    engine_cpu_cache_mb: int
+    engine_sequences: int
+    engine_eager: bool
+    sleep_level: int
+    seed: int
+
+    @classmethod
+    def of(cls, settings: object, **others) -> EngineSettings:
+        """The fields of any settings that have them; `others` are those it lacks."""
+        names = {field.name for field in fields(cls)} - others.keys()
+        return cls(**{name: getattr(settings, name) for name in names}, **others)
+
+
+def build_engine(settings: EngineSettings, folder: str, banned_ids: Sequence[int], device: torch.device) -> Engine:
+    """The engine of a checkpoint folder, with room for the largest clip and image. All ranks take part."""
+    if settings.engine == "hf":
+        return HfEngine(folder, dtype=settings.dtype, banned_ids=banned_ids, device=device)
+    per_frame = max(
+        min(settings.max_frame_pixels, 2 * settings.max_pixels // settings.frames), settings.min_frame_pixels
+    )
+    side = int(per_frame**0.5) // 32 * 32
+    rows = int((settings.max_frame_pixels // CELL) ** 0.5)
+    return VllmEngine(
+        folder,
+        dtype=settings.dtype,
+        banned_ids=banned_ids,
+        max_tokens=settings.max_prompt_tokens + settings.max_completion_tokens,
+        max_sequences=settings.engine_sequences,
+        frame_shape=(settings.frames, side, side),
+        image_shape=(32 * rows, 32 * (settings.max_frame_pixels // CELL // rows)),
+        tensor_parallel=settings.tensor_parallel,
+        gpu_memory=settings.engine_memory,
+        cpu_cache_mb=settings.engine_cpu_cache_mb,
+        eager=settings.engine_eager,
+        sleep_level=settings.sleep_level,
+        seed=settings.seed,
+    )
 
 
 def checksum(tensor: torch.Tensor) -> Checksum:
@@ -415,3 +469,67 @@ class HfEngine:
 
 def _as_list(value) -> list[int]:
     return value if isinstance(value, list) else [value]
+
+
+# -- text only ---------------------------------------------------------------------------------------------------------
+
+
+class TextEngine:
+    """vLLM with a chat model that reads text alone, for the Task Router; no torchrun, and no weights to sync."""
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        dtype: str,
+        max_tokens: int,
+        tensor_parallel: int = 1,
+        gpu_memory: float = 0.9,
+        cpu_cache_mb: int = 1024,
+        seed: int = 0,
+    ):
+        """`max_tokens`: prompt and reply together."""
+        os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+        if tensor_parallel == 1:
+            os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # in this process: a fault is an exception here
+        logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
+        from vllm import LLM
+
+        on_gpu = torch.cuda.is_available()
+        memory = {"gpu_memory_utilization": gpu_memory} if on_gpu else {"kv_cache_memory_bytes": cpu_cache_mb << 20}
+        self.llm = LLM(
+            model=model,
+            dtype=dtype,
+            seed=seed,
+            tensor_parallel_size=tensor_parallel,
+            max_model_len=max_tokens,
+            enable_prefix_caching=True,  # every prompt starts with the same criteria
+            enforce_eager=not on_gpu,
+            disable_log_stats=True,
+            use_tqdm_on_load=False,
+            **memory,
+            **({} if on_gpu else {"block_size": 32}),
+        )
+        self.tokenizer = self.llm.get_tokenizer()
+        self.max_tokens = max_tokens
+
+    def chat(
+        self, prompts: Sequence[str], seeds: Sequence[int], *, temperature: float, max_tokens: int
+    ) -> list[tuple[str, str]]:
+        """(reply, why it ended) to each prompt as a user's turn: "stop", or "length" where it was cut off or the
+        prompt leaves no room for a reply."""
+        from vllm import SamplingParams
+
+        results, inputs, params, places = [("", "length")] * len(prompts), [], [], []
+        for place, (prompt, seed) in enumerate(zip(prompts, seeds, strict=True)):
+            turn = [{"role": "user", "content": prompt}]
+            text = self.tokenizer.apply_chat_template(turn, add_generation_prompt=True, tokenize=False)
+            ids = self.tokenizer.encode(text, add_special_tokens=False)  # the template has written them
+            if len(ids) + max_tokens <= self.max_tokens:
+                inputs.append({"prompt_token_ids": ids})
+                params.append(SamplingParams(temperature=temperature, max_tokens=max_tokens, seed=seed))
+                places.append(place)
+        if inputs:
+            for place, output in zip(places, self.llm.generate(inputs, params, use_tqdm=False), strict=True):
+                results[place] = (output.outputs[0].text, output.outputs[0].finish_reason)
+        return results

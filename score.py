@@ -37,7 +37,7 @@ def score(scorer: Scorer, plan: list[Planned], groups: dict[int, Group], owned: 
     take part.
     """
     timeouts = JUDGE.timeouts
-    known = exchange(plan, {i: outcome(group, scorer.verify) for i, group in groups.items()}, groups)
+    known = exchange(plan, {i: outcome(groups[i], scorer.verify) for i in owned}, groups)
     numbers.total("rollout/math_timeouts", JUDGE.timeouts - timeouts)
     visits: dict[tuple[int, str], list[int]] = {}
     for i, item in enumerate(plan):  # the plan is ordered by branch within a question
@@ -77,17 +77,18 @@ def outcome(group: Group, verify: Callable[[str, Question], Facts]) -> Outcome:
 def exchange(plan: list[Planned], mine: dict[int, Outcome], groups: dict[int, Group]) -> dict[int, Outcome]:
     """Every rank's outcomes by index in the plan. RuntimeError where ranks that share an engine sampled differently."""
     # hash() of integers is the same in every process
-    marked = {i: (found, hash(tuple(rollout.ids for rollout in groups[i].rollouts))) for i, found in mine.items()}
-    known: dict[int, tuple[Outcome, int]] = {}
-    for part in gather_objects(marked):
-        for i, entry in part.items():
-            if i in known and known[i][1] != entry[1]:
+    samples = {i: hash(tuple(rollout.ids for rollout in group.rollouts)) for i, group in groups.items()}
+    known: dict[int, Outcome] = {}
+    first: dict[int, int] = {}
+    for outcomes, sampled in gather_objects((mine, samples)):
+        known |= outcomes
+        for i, fingerprint in sampled.items():
+            if first.setdefault(i, fingerprint) != fingerprint:
                 raise RuntimeError(
                     f"question {plan[i].question.id}: ranks that share an engine sampled different completions; "
                     "tensor-parallel ranks must send the same requests in the same order"
                 )
-            known[i] = entry
-    return {i: found for i, (found, _) in known.items()}
+    return known
 
 
 def _add(numbers: Accumulator, group: Group) -> None:

@@ -22,7 +22,6 @@ import shutil
 import sys
 import tempfile
 import time
-import traceback
 from contextlib import contextmanager
 
 import torch
@@ -34,20 +33,20 @@ import config as settings
 import parallel
 import samples
 import update
-from config import CELL, Config
-from data.dataset import QuestionCursor, load_questions, report_bad_rows
-from data.image import read_image
+from config import Config
+from data.clips import Clips, ClipSettings
+from data.dataset import NoQuestionLeft, QuestionCursor, load_questions, report_bad_rows
 from data.prompts import ANSWER_REQUEST, SYSTEM_PROMPT, build_prompt
-from data.video import sample_clip
+from data.video import ClipError
 from episode import Group, Prompt, Question, View
-from eval.run import before_after, check_pairs, evaluate, one_line, report_metrics
+from eval.answer import before_after, check_pairs, evaluate, one_line, report_metrics
 from methods import METHODS, MethodSettings, pay_scripted
 from metrics import Accumulator, MetricLog, progress_line, read_metrics
 from model import EncodedPrompt, load_policy, load_processor, resolve_checkpoint, trainer_names
 from parallel import gather_objects, is_main, print_main
 from pictures import curves
-from plan import Planner, Reader, draw, owned_groups, transformed
-from rollout import Engine, HfEngine, Request, Sampling, VllmEngine, checksum
+from plan import Planner, Reader, ahead, draw, owned_groups, transformed
+from rollout import Engine, EngineSettings, Request, Sampling, build_engine, checksum
 from score import Scorer, score
 from transforms import HORIZONTAL_FLIP, TEMPORAL_REVERSE
 from verifiers import verify
@@ -71,11 +70,14 @@ def main() -> None:
         if is_main():
             print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    sys.excepthook = die_at_once
-    train(config, inputs, device)
-    dist.barrier()
-    sys.stdout.flush()
-    os._exit(0)  # vLLM's teardown destroys the process group under the trainer's feet; everything is written
+    sys.excepthook = parallel.die_at_once
+    try:
+        train(config, inputs, device)
+    except NoQuestionLeft as error:  # what the rows hold shows only once they are read
+        if is_main():
+            print(f"error: {error}", file=sys.stderr, flush=True)
+        os._exit(2)
+    parallel.leave()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,6 +94,8 @@ class Inputs:
 def prepare(config: Config, local_ranks: int) -> Inputs:
     """Check settings, data and checkpoint, and make the run's folder. Raises ValueError or OSError, one line each."""
     settings.check(config, dist.get_world_size(), local_ranks)
+    if config.method not in METHODS:
+        raise ValueError(f"--method {config.method}: must be one of {', '.join(METHODS)}")
     prepare_run_dir(config)
     return Inputs(*load_data(config), resolve_model(config))
 
@@ -109,7 +113,7 @@ def train(config: Config, inputs: Inputs, device: torch.device, engine: Engine |
         folder, temperature=config.temperature, gradient_checkpointing=config.gradient_checkpointing
     ).train()
     if engine is None:
-        engine = build_engine(config, folder, policy.banned_ids, device)
+        engine = build_engine(EngineSettings.of(config), folder, policy.banned_ids, device)
         engine.sleep()
 
     # ---------------------------------------------------------------------------------------------------------------
@@ -153,7 +157,8 @@ def train(config: Config, inputs: Inputs, device: torch.device, engine: Engine |
         config.std_scope,
         config.advantage_eps,
     )
-    reader = make_reader(config, processor)
+    clips = make_clips(config)
+    reader = make_reader(config, processor, clips)
     cursor = QuestionCursor(train_questions, config.seed)
     state = {
         "step": 0,
@@ -180,6 +185,8 @@ def train(config: Config, inputs: Inputs, device: torch.device, engine: Engine |
         samples.truncate_after(config.run_dir, state["step"])
         settings.save(config, config.run_dir)
         list_bad_rows(config, inputs.bad_rows, cursor, {})
+    if state["step"] < max_steps:
+        clips.prefetch(ahead(planner, cursor, config.questions, config.tensor_parallel))
     # Resumed weights must get there; and it proves the way before the first round.
     sync(check=config.checksum_every > 0)
 
@@ -190,7 +197,7 @@ def train(config: Config, inputs: Inputs, device: torch.device, engine: Engine |
         return evaluate(
             engine,
             eval_questions,
-            lambda question: reader.render(question, reader.view(question)),
+            lambda question: reader.render(question, clips.view(question)),
             max_tokens=config.max_completion_tokens,
             tensor_parallel=config.tensor_parallel,
         )
@@ -208,11 +215,18 @@ def train(config: Config, inputs: Inputs, device: torch.device, engine: Engine |
 
         # A. draw: N questions, their clips and views (all ranks plan alike; each decodes what its engine will read)
         with clock("draw"):
-            plan, built, quarantined = draw(
-                planner, cursor, config.questions, reader, policy, processor, config.tensor_parallel
-            )
+            try:
+                plan, built, quarantined = draw(
+                    planner, cursor, config.questions, reader, policy, processor, config.tensor_parallel
+                )
+            except NoQuestionLeft:
+                if is_main():
+                    list_bad_rows(config, inputs.bad_rows, cursor, {})
+                raise
             if is_main() and quarantined:
                 list_bad_rows(config, inputs.bad_rows, cursor, quarantined)
+        # The next round's clips, behind all that follows
+        clips.prefetch(ahead(planner, cursor, config.questions, config.tensor_parallel) if step < max_steps else [])
 
         # B. generate: one request per group with n = G (the engine holds the GPU; its ranks work as one)
         with clock("generate"):
@@ -305,7 +319,11 @@ def train(config: Config, inputs: Inputs, device: torch.device, engine: Engine |
             if config.samples_every and (step == 1 or step % config.samples_every == 0):
                 indices, record = samples.collect(plan, groups, step % config.questions)
                 if log:
-                    view = reader.view(plan[indices[0]].question)
+                    try:
+                        view = clips.view(plan[indices[0]].question)
+                    except ClipError as error:  # it could be read in this round; a busy disk is no reason to stop
+                        print(f"no filmstrip of round {step}: {error}", flush=True)
+                        view = None
                     samples.write(
                         config.run_dir, step, record, [transformed(view, plan[i]) for i in indices if view], log
                     )
@@ -317,7 +335,7 @@ def train(config: Config, inputs: Inputs, device: torch.device, engine: Engine |
         state["after"] = report or state["after"]
         if is_main():
             numbers.add("data/rollouts_seen", state["rollouts_seen"])
-            numbers.add("data/epoch", cursor.epoch + cursor.position / len(train_questions))
+            numbers.add("data/epoch", config.repeat_data * (cursor.epoch + cursor.position / len(train_questions)))
             numbers.add("data/questions", config.questions)
             numbers.add("data/quarantined", len(cursor.quarantined))
         numbers.max("memory/peak_gb", peak_memory_gb())
@@ -333,6 +351,8 @@ def train(config: Config, inputs: Inputs, device: torch.device, engine: Engine |
             wall = state["wall_s"] + time.time() - started
             saved = state | {"cursor": cursor.state_dict(), "wall_s": wall}
             checkpoint.save(config.run_dir, step, policy, optimizer, saved, config.keep_checkpoints)
+
+    clips.close()
 
     # ---------------------------------------------------------------------------------------------------------------
     # The end: the gap after the last sync, export, pictures, summary (rank 0 writes; the gather needs all)
@@ -367,13 +387,6 @@ def train(config: Config, inputs: Inputs, device: torch.device, engine: Engine |
     return engine
 
 
-def die_at_once(kind, error, trace) -> None:
-    """A rank that fails alone must be gone at once, without the engine's teardown, or torchrun waits in vain."""
-    traceback.print_exception(kind, error, trace)
-    sys.stderr.flush()
-    os._exit(1)
-
-
 # -- setting up --------------------------------------------------------------------------------------------------------
 
 
@@ -383,7 +396,7 @@ def prepare_run_dir(config: Config) -> None:
         raise ValueError(
             f"--run-dir {config.run_dir} holds a run; give a new folder, or --resume auto to go on with it"
         )
-    if checkpoint.complete(config.run_dir):
+    if all(os.path.exists(os.path.join(config.run_dir, name)) for name in ("config.json", "metrics.jsonl")):
         settings.check_same_run(config, config.run_dir)
     dist.barrier()  # nobody may write before everybody has looked
     os.makedirs(config.run_dir, exist_ok=True)
@@ -444,62 +457,36 @@ def toy_world(config: Config) -> str:
     return folder
 
 
-def make_reader(config: Config, processor) -> Reader:
+def make_clips(config: Config) -> Clips:
+    return Clips(
+        ClipSettings(config.frames, config.max_pixels, config.min_frame_pixels, config.max_frame_pixels),
+        workers=config.decode_workers,
+        deadline=config.decode_timeout,
+        cache=(os.path.abspath(config.cache_dir), int(config.cache_gb * 1e9)) if config.cache_dir else None,
+    )
+
+
+def make_reader(config: Config, processor, clips: Clips) -> Reader:
     system_prompt = SYSTEM_PROMPT if config.system_prompt == "paper" else config.system_prompt
     answer_request = ANSWER_REQUEST if config.answer_request == "paper" else config.answer_request
-
-    def view(question: Question) -> View | None:
-        if question.path is None:
-            return None
-        if question.data_type == "image":
-            return read_image(question.path, max_pixels=config.max_frame_pixels)
-        return sample_clip(
-            question.path,
-            frames=config.frames,
-            max_pixels=config.max_pixels,
-            min_frame_pixels=config.min_frame_pixels,
-            max_frame_pixels=config.max_frame_pixels,
-            start=question.start,
-            end=question.end,
-        )
 
     def render(question: Question, view: View | None) -> Prompt:
         return build_prompt(processor, question, view, system_prompt=system_prompt, answer_request=answer_request)
 
-    return Reader(view, render, config.max_prompt_tokens)
+    return Reader(clips.submit, render, config.max_prompt_tokens)
 
 
 def list_bad_rows(config: Config, bad: list, cursor: QuestionCursor, quarantined: dict[str, str]) -> None:
     """bad_rows.txt: rows found unusable at the start, then those whose clip turned out damaged (new ones printed)."""
     rows = {question.id: question.row for question in cursor.questions}
-    lines = {name: f"row {rows[name]} ({name}) path: {reason}" for name, reason in cursor.quarantined.items()}
+    lines = {
+        name: f"{config.train_file or 'toy'}:{rows[name]} ({name}) unusable once read: {reason}"
+        for name, reason in cursor.quarantined.items()
+    }
     for name in quarantined:
         print(f"quarantined {lines[name]}", flush=True)
     with open(os.path.join(config.run_dir, "bad_rows.txt"), "w") as file:
         file.writelines(f"{line}\n" for line in [*bad, *lines.values()])
-
-
-def build_engine(config: Config, folder: str, banned_ids: tuple[int, ...], device: torch.device):
-    if config.engine == "hf":
-        return HfEngine(folder, dtype=config.dtype, banned_ids=banned_ids, device=device)
-    per_frame = max(min(config.max_frame_pixels, 2 * config.max_pixels // config.frames), config.min_frame_pixels)
-    side = int(per_frame**0.5) // 32 * 32
-    rows = int((config.max_frame_pixels // CELL) ** 0.5)
-    return VllmEngine(
-        folder,
-        dtype=config.dtype,
-        banned_ids=banned_ids,
-        max_tokens=config.max_prompt_tokens + config.max_completion_tokens,
-        max_sequences=config.engine_sequences,
-        frame_shape=(config.frames, side, side),
-        image_shape=(32 * rows, 32 * (config.max_frame_pixels // CELL // rows)),
-        tensor_parallel=config.tensor_parallel,
-        gpu_memory=config.engine_memory,
-        cpu_cache_mb=config.engine_cpu_cache_mb,
-        eager=config.engine_eager,
-        sleep_level=config.sleep_level,
-        seed=config.seed,
-    )
 
 
 def settings_of_method(config: Config) -> MethodSettings:
@@ -510,6 +497,7 @@ def settings_of_method(config: Config) -> MethodSettings:
         transforms=allowed,
         use_crr=config.crr,
         use_behave=config.behave,
+        shuffled_rollouts=int(config.shuffled_share * config.rollouts),
         **{name: getattr(config, name) for name in same},
     )
 

@@ -9,7 +9,6 @@ skipped in silence and nothing is substituted.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import random
 import re
@@ -19,11 +18,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from string import ascii_uppercase
 
-from data.prompts import NULL_OPTION
+from data.rows import RawRow, read_rows
 from episode import TASK_TYPES, Question
 from verifiers import VERIFIERS, canonical_answer, last_box, split_option
 
 DATA_TYPES = ("video", "image", "text")
+NULL_OPTION = "None of the above"
 NULL_OPTION_MODES = ("video", "all", "off")
 
 
@@ -52,41 +52,10 @@ class _Fault(Exception):
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Reading a file
-
-_UNREADABLE = object()
-# Inside a prompt each of these would ask for a clip of its own.
-_PLACEHOLDERS = re.compile(r"<\|(image_pad|video_pad|vision_start|vision_end|vision_pad|im_start|im_end|endoftext)\|>")
-
-
-def _read_rows(file: Path) -> list[tuple[int, object]]:
-    """(row number, parsed row) of a JSON list or of JSONL; a broken JSONL line is (line number, _UNREADABLE)."""
-    try:
-        text = file.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise ValueError(f"{file}: cannot be read: {error.strerror}; give a JSON or JSONL file of rows") from error
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{file}: is not UTF-8 text; give a JSON or JSONL file of rows") from error
-    if text.lstrip().startswith("["):
-        try:
-            return list(enumerate(json.loads(text), start=1))
-        except (ValueError, RecursionError) as error:  # ValueError: also a number of more digits than Python converts
-            raise ValueError(f"{file}: is not valid JSON: {error}") from error
-    rows = []
-    for number, line in enumerate(text.split("\n"), start=1):  # splitlines() would also cut at U+2028 inside a string
-        if line.strip():
-            try:
-                rows.append((number, json.loads(line)))
-            except (ValueError, RecursionError):
-                rows.append((number, _UNREADABLE))
-    if rows and all(row is _UNREADABLE for _, row in rows):
-        raise ValueError(f"{file}: is neither a JSON list of rows nor JSONL (one JSON object a line)")
-    return rows
-
-
-# ---------------------------------------------------------------------------------------------------------------------
 # Checking a row
 
+# Inside a prompt each of these would ask for a clip of its own.
+_PLACEHOLDERS = re.compile(r"<\|(image_pad|video_pad|vision_start|vision_end|vision_pad|im_start|im_end|endoftext)\|>")
 _ANSWER_TAG = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 _NULL_WORDS = frozenset(
     ("the", "these", "those", "them", "above", "following", "given", "listed", "provided", "other", "others", "option")
@@ -204,10 +173,11 @@ def _bounds(row: dict, data_type: str) -> tuple[float | None, float | None]:
     return start, end
 
 
-def _question(row: object, number: int, root: str, null_option: str, check_files: bool, task_types: bool) -> Question:
+def _question(raw: RawRow, root: str, null_option: str, check_files: bool, task_types: bool) -> Question:
     """One checked row. Raises _Fault at the first thing wrong with it."""
-    if row is _UNREADABLE:
-        raise _Fault("row", "is not valid JSON")
+    row, number = raw.value, raw.number
+    if raw.fault:
+        raise _Fault("row", raw.fault)
     if not isinstance(row, dict):
         raise _Fault("row", "must be a JSON object", f"got {type(row).__name__}")
     problem = _text_field(row, "problem", required=True)
@@ -268,23 +238,22 @@ def load_questions(
     """
     if null_option not in NULL_OPTION_MODES:
         raise ValueError(f"null_option must be one of {', '.join(NULL_OPTION_MODES)}, got {null_option!r}")
-    rows = _read_rows(Path(file))
-    if not rows:
-        raise ValueError(f"{file}: holds no rows")
     root = os.path.realpath(data_root)
     if check_files and not os.path.isdir(root):
         raise ValueError(f"{data_root}: the data root must be a folder; give the one that `path` is relative to")
     questions, bad, seen = [], [], set()
-    for number, row in rows:
+    for raw in read_rows(file):
         try:
-            question = _question(row, number, root, null_option, check_files, task_types)
+            question = _question(raw, root, null_option, check_files, task_types)
         except _Fault as fault:
-            bad.append(BadRow(str(file), number, *fault.args))
+            bad.append(BadRow(str(file), raw.number, *fault.args))
             continue
         while question.id in seen:
-            question = replace(question, id=f"{question.id}#{number}")
+            question = replace(question, id=f"{question.id}#{raw.number}")
         seen.add(question.id)
         questions.append(question)
+    if not questions and not bad:
+        raise ValueError(f"{file}: holds no rows")
     return questions, bad
 
 
@@ -302,6 +271,10 @@ def report_bad_rows(bad: Sequence[BadRow], limit: int = 20) -> list[str]:
 
 # ---------------------------------------------------------------------------------------------------------------------
 # The order of visits
+
+
+class NoQuestionLeft(ValueError):
+    """Every question of the file turned out to be unusable."""
 
 
 class QuestionCursor:
@@ -343,12 +316,12 @@ class QuestionCursor:
     def take(self, n: int) -> list[tuple[int, Question]]:
         """The next `n` visits as (epoch, question); runs on into the next epoch where one ends.
 
-        Raises ValueError if every question is quarantined.
+        Raises NoQuestionLeft if every question is quarantined.
         """
         if not len(self):
-            raise ValueError(
+            raise NoQuestionLeft(
                 f"all {len(self.questions)} questions are quarantined, the last for: "
-                f"{list(self.quarantined.values())[-1] or 'no reason given'}; look with `python -m data.check --decode`"
+                f"{list(self.quarantined.values())[-1] or 'no reason given'}; bad_rows.txt holds each reason"
             )
         taken = []
         while len(taken) < n:
@@ -360,6 +333,13 @@ class QuestionCursor:
             if question.id not in self.quarantined:
                 taken.append((self.epoch, question))
         return taken
+
+    def peek(self, n: int) -> list[tuple[int, Question]]:
+        """What `take(n)` would return, if nothing is quarantined before; takes nothing."""
+        place = self.epoch, self.position, self._order
+        visits = self.take(n)
+        self.epoch, self.position, self._order = place
+        return visits
 
     def _fingerprint(self) -> str:
         ids = "\n".join(question.id for question in self.questions)

@@ -35,7 +35,7 @@ def read_image(path: str | Path, *, max_pixels: int = 768 * CELL * CELL) -> View
             pixels = _rgb(ImageOps.exif_transpose(image))
     except UnidentifiedImageError as error:
         raise ClipError(f"{path}: not an image that can be opened") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except (OSError, SyntaxError, ValueError, NotImplementedError, Image.DecompressionBombError) as error:
         raise ClipError(f"{path}: damaged or too large an image: {error}") from error
     try:
         height, width = frame_size(*pixels.shape[:2], min_pixels=MIN_PIXELS, max_pixels=max_pixels)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from transformers.video_utils import VideoMetadata
 
 from episode import Prompt, Question, View
 
@@ -18,7 +17,6 @@ SYSTEM_PROMPT = (
     "answer MUST be wrapped in \\boxed{}."
 )
 ANSWER_REQUEST = "Put your final answer in \\boxed{}."
-NULL_OPTION = "None of the above"
 # Qwen3-VL's own processor would enlarge an image below 64 cells; the recipe lets it have 4.
 IMAGE_OPTIONS = {"do_resize": False}
 
@@ -80,7 +78,7 @@ def processor_inputs(processor, prompt: Prompt) -> dict:
     elif view is not None:
         vision = dict(
             videos=[frames_thwc(view)],
-            video_metadata=[VideoMetadata(**video_metadata(view))],
+            video_metadata=[video_metadata(view)],
             do_sample_frames=False,
         )
     inputs = dict(processor(text=[prompt.text], **vision, return_tensors="pt", return_mm_token_type_ids=True))

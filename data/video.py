@@ -6,11 +6,16 @@ nothing left to resize and a counterfactual is a pure transform of the same pixe
 
 from __future__ import annotations
 
+import bisect
+import hashlib
 import math
 import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import decord
+import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -20,6 +25,14 @@ CELL = 32
 """Pixels per side of one language-model token: 16-pixel patches, merged 2 x 2."""
 MAX_ASPECT = 200
 """Longer side over shorter side; the model's processor refuses more."""
+
+RAW_BYTES = 256 << 20
+"""Decoded frames held before they are resized: 32 of 4K would be 800 MB."""
+VERSION = hashlib.sha256(
+    Path(__file__).read_bytes() + f"{decord.__version__} {torch.__version__}".encode()
+).hexdigest()[:16]
+"""Of all that turns a file into pixels: frames in a cache are of this version or of none."""
+_TEXT = bytes({7, 8, 9, 10, 12, 13, 27} | set(range(0x20, 0x100)) - {0x7F})  # as the command `file` tells text
 
 # FFmpeg's remarks on a damaged stream go to stderr line by line; what matters becomes a ClipError.
 decord.logging.set_level(decord.logging.QUIET)
@@ -82,8 +95,18 @@ def resize(frames: torch.Tensor, height: int, width: int) -> torch.Tensor:
 
 
 def _open(path: str) -> decord.VideoReader:
-    if not os.path.isfile(path):
+    if not os.path.isfile(path):  # a pipe or a device may block for ever
         raise ClipError(f"{path}: no such file")
+    try:
+        with open(path, "rb") as file:
+            head = file.read(512)
+    except OSError as error:
+        raise ClipError(f"{path}: cannot be read: {error.strerror}") from error
+    if head and not head[:64].translate(None, _TEXT):
+        # FFmpeg takes playlists (ffconcat, m3u8, sdp) for videos and opens what they name: other files, addresses.
+        raise ClipError(f"{path}: text, not a video")
+    if any(head[at : at + 1] == head[at + step : at + step + 1] == b"G" for at, step in ((0, 188), (4, 192))):
+        raise ClipError(f"{path}: the decoder loses frames of an MPEG transport stream; remux it (ffmpeg -c copy)")
     try:
         # One thread: clips are decoded side by side, and more threads per clip only contend.
         return decord.VideoReader(path, num_threads=1)
@@ -91,40 +114,145 @@ def _open(path: str) -> decord.VideoReader:
         raise ClipError(f"{path}: not a video that the decoder can open") from error
 
 
-def _clip_range(path: str, total: int, fps: float, start: float | None, end: float | None) -> tuple[int, int]:
-    """[first, last) of the source frames on display in [start, end) seconds: what cutting the file there would keep."""
-    start_s, end_s = 0.0 if start is None else start, math.inf if end is None else end
-    if not 0 <= start_s < end_s:
-        raise ClipError(f"{path}: clip bounds must hold 0 <= start < end, got start {start} and end {end} seconds")
-    if start_s * fps >= total:
-        raise ClipError(f"{path}: the clip starts at {start_s:g} s, but the file ends at {total / fps:g} s")
-    # A bound written as 0.1 s may miss frame 3 of 30 a second by a rounding error: a thousandth of a frame is none.
-    first = min(math.floor(start_s * fps + 1e-3), total - 1)
-    last = total if end_s * fps >= total else math.ceil(end_s * fps - 1e-3)
-    return first, max(last, first + 1)
+@dataclass(frozen=True)
+class _Source:
+    """A file's frames as a viewer would count them: 0 is the first one shown."""
+
+    path: str
+    hidden: int
+    """Frames that the decoder counts but never delivers: an edit list (a cut by `ffmpeg -ss ... -c copy`) hides those
+    before time 0, and those before the first key frame cannot be decoded."""
+    total: int
+    """Frames left. The decoder's own count, of the packets that are there: headers may claim more."""
+    keys: tuple[int, ...]
+    """Key frames, in the decoder's count."""
+    seconds: np.ndarray | None
+    """(total,) time of each frame from the first one on; None where the stream does not tell."""
+    rate: float
+    """Average frames per second by the header."""
+
+    @property
+    def steady(self) -> bool:
+        """No frame is further than one frame from where a constant rate would have it."""
+        return self.seconds is None or bool(
+            np.abs(self.seconds - np.arange(self.total) / self.rate).max() < 1 / self.rate
+        )
+
+    def fps(self, first: int, last: int) -> float:
+        """Frames per second over [first, last): of a variable rate the mean there."""
+        if self.steady or last - first < 2:
+            return self.rate
+        return float((last - 1 - first) / (self.seconds[last - 1] - self.seconds[first]))
+
+    def clip_range(self, start: float | None, end: float | None) -> tuple[int, int]:
+        """[first, last) of the frames on display in [start, end) seconds: what cutting the file there would keep."""
+        start_s, end_s = 0.0 if start is None else start, math.inf if end is None else end
+        if not 0 <= start_s < end_s:
+            raise ClipError(
+                f"{self.path}: clip bounds must hold 0 <= start < end, got start {start} and end {end} seconds"
+            )
+        duration = self.total / self.rate if self.steady else float(self.seconds[-1]) + 1 / self.rate
+        if start_s >= duration:
+            raise ClipError(f"{self.path}: the clip starts at {start_s:g} s, but the file ends at {duration:g} s")
+        if self.steady:
+            # A bound written as 0.1 s may miss frame 3 of 30 a second by a rounding error: a thousandth of a frame is
+            # none.
+            first = math.floor(start_s * self.rate + 1e-3)
+            last = self.total if end_s >= duration else math.ceil(end_s * self.rate - 1e-3)
+        else:  # times are float32, and some containers round them to a millisecond
+            first = int(np.searchsorted(self.seconds, start_s + 1e-3, side="right")) - 1
+            last = int(np.searchsorted(self.seconds, end_s - 1e-3, side="left"))
+        first = min(max(first, 0), self.total - 1)
+        return first, min(max(last, first + 1), self.total)
+
+    def in_order(self, indices: Sequence[int]) -> bool:
+        """True: read frames one after another, without seeking.
+
+        A seek goes astray where the stream has no usable times (AVI, MPEG-PS: by whole groups of pictures) and lands
+        some frames late behind an open group (x265's default), so it is taken only where it saves a tenth.
+        """
+        if self.seconds is None or (len(self.keys) > 1 and self.hidden >= self.keys[1]):
+            return True
+        furthest: dict[int, int] = {}
+        for index in indices:
+            at = index + self.hidden
+            group = self.keys[max(bisect.bisect_right(self.keys, at) - 1, 0)]
+            furthest[group] = max(furthest.get(group, 0), at + 1 - group)
+        return indices[-1] + 1 <= 1.1 * sum(furthest.values())
+
+    def position(self, index: int) -> int:
+        """Where the decoder, allowed to seek, delivers frame `index`: what is hidden shifts the first group alone."""
+        at = index + self.hidden
+        return index if len(self.keys) < 2 or at < self.keys[1] else at
 
 
-def _decode(path: str, reader: decord.VideoReader, indices: list[int]) -> torch.Tensor:
-    """uint8 (len(indices), H, W, 3) of source frames `indices`."""
+def _inspect(path: str, reader: decord.VideoReader) -> _Source:
+    count, rate = len(reader), float(reader.get_avg_fps())
+    if count == 0 or not (math.isfinite(rate) and rate > 0):
+        raise ClipError(f"{path}: holds {count} frames at {rate:g} frames per second")
+    seconds = reader.get_frame_timestamp(range(count))[:, 0].astype(np.float64)
+    keys = tuple(reader.get_key_indices()) or (0,)
+    ascending = bool(np.isfinite(seconds).all() and (np.diff(seconds) > 0).all() and abs(seconds[0]) < 1e9)
+    hidden = max(int((seconds < -0.5 / rate).sum()) if ascending else 0, keys[0])
+    if hidden >= count:
+        raise ClipError(f"{path}: holds no frame that can be shown")
+    return _Source(path, hidden, count - hidden, keys, seconds[hidden:] - seconds[hidden] if ascending else None, rate)
+
+
+def _frames(source: _Source, reader: decord.VideoReader, indices: Sequence[int]) -> Iterator[torch.Tensor]:
+    """uint8 (H, W, 3) of frames `indices`, ascending; decoded as they are asked for."""
+    in_order, done = source.in_order(indices), 0
     try:
-        frames = torch.from_numpy(reader.get_batch(indices).asnumpy())
+        if in_order:
+            at = 0
+            for index in indices:
+                if index >= at:  # a clip of one frame asks for it twice
+                    frame = _walk(source, reader, at, index)
+                    at = index + 1
+                yield frame
+                done += 1
+        else:
+            for i in range(0, len(indices), 8):
+                batch = reader.get_batch([source.position(index) for index in indices[i : i + 8]]).asnumpy()
+                for frame in torch.from_numpy(batch):
+                    yield frame
+                    done += 1
     except decord.DECORDError:
-        # The decoder's thread reads ahead: damage behind the last frame asked for fails the batch, or does not, by
+        # The decoder's thread reads ahead: damage behind the last frame asked for fails a call, or does not, by
         # chance. One frame per fresh reader tells sound frames from damaged ones; a reader that failed once is spent.
-        frames = torch.stack([_decode_one(path, index) for index in indices])
-    if len(frames) != len(indices):
-        raise ClipError(f"{path}: asked the decoder for {len(indices)} frames, got {len(frames)}")
-    return frames
+        for index in indices[done:]:
+            yield _decode_one(source, index, in_order)
 
 
-def _decode_one(path: str, index: int) -> torch.Tensor:
-    """uint8 (H, W, 3): one source frame, by a reader of its own."""
+def _walk(source: _Source, reader: decord.VideoReader, at: int, index: int) -> torch.Tensor:
+    """uint8 (H, W, 3) of frame `index`, the decoder being in front of frame `at`; never seeks."""
+    stops = source.keys[bisect.bisect_right(source.keys, at) : bisect.bisect_right(source.keys, index)]
+    if source.seconds is None:  # there skip_frames loses frames near the end
+        stops = range(at + 1, index + 1)
+    try:
+        for stop in stops:  # skip_frames would seek to a key frame on its way, a frame that is read is only read
+            if stop - 1 > at:
+                reader.skip_frames(stop - 1 - at)
+            reader.next()
+            at = stop
+        if index > at:
+            reader.skip_frames(index - at)
+        return torch.from_numpy(reader.next().asnumpy())
+    except StopIteration as error:
+        raise ClipError(f"{source.path}: ends before frame {index}") from error
+
+
+def _decode_one(source: _Source, index: int, in_order: bool) -> torch.Tensor:
+    """uint8 (H, W, 3): one frame, by a reader of its own."""
     for _ in range(3):  # a sound frame right before the damage loses the race now and then
         try:
-            return torch.from_numpy(_open(path).get_batch([index]).asnumpy())[0]
+            reader = _open(source.path)
+            if in_order:
+                return _walk(source, reader, 0, index)
+            return torch.from_numpy(reader.get_batch([source.position(index)]).asnumpy())[0]
         except decord.DECORDError as error:
             failure = error
-    raise ClipError(f"{path}: damaged at frame {index}") from failure
+    raise ClipError(f"{source.path}: damaged at frame {index}") from failure
 
 
 def sample_clip(
@@ -152,15 +280,19 @@ def sample_clip(
         raise ValueError(f"a clip needs at least 2 sampled frames (the model reads them in pairs), got frames={frames}")
     path = os.fspath(path)
     reader = _open(path)
-    total, fps = len(reader), float(reader.get_avg_fps())
-    if total == 0 or not (math.isfinite(fps) and fps > 0):
-        raise ClipError(f"{path}: holds {total} frames at {fps:g} frames per second")
-    first, last = _clip_range(path, total, fps, start, end)
+    source = _inspect(path, reader)
+    first, last = source.clip_range(start, end)
     indices = frame_indices(last - first, frames)
-    decoded = _decode(path, reader, [first + i for i in indices])
     per_frame = max(min(max_frame_pixels, max_pixels / len(indices) * 2), int(1.05 * min_frame_pixels))
-    try:
-        height, width = frame_size(*decoded.shape[1:3], min_pixels=min_frame_pixels, max_pixels=per_frame)
-    except ValueError as error:
-        raise ClipError(f"{path}: {error}") from error
-    return View(resize(decoded, height, width), "identity", fps, last - first, indices)
+    raw, resized = [], []
+    for frame in _frames(source, reader, [first + i for i in indices]):
+        raw.append(frame)
+        if len(raw) + len(resized) < len(indices) and len(raw) * frame.nbytes < RAW_BYTES:
+            continue  # decoder and resize by turns, frame by frame, would cost a tenth more
+        try:
+            size = frame_size(*frame.shape[:2], min_pixels=min_frame_pixels, max_pixels=per_frame)
+        except ValueError as error:
+            raise ClipError(f"{path}: {error}") from error
+        resized += [resize(one[None], *size) for one in raw]
+        raw.clear()
+    return View(torch.cat(resized), "identity", source.fps(first, last), last - first, indices)

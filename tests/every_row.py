@@ -17,8 +17,8 @@ import train  # noqa: E402
 ROWS = {
     "crpo": (),
     "grpo": ("--method", "grpo"),
-    "t_grpo": ("--method", "t_grpo", "--shuffled-rollouts", "4"),
-    "t_grpo_video_r1": ("--method", "t_grpo", "--temporal-threshold", "0.8", "--shuffled-rollouts", "2",
+    "t_grpo": ("--method", "t_grpo", "--shuffled-share", "1.0"),
+    "t_grpo_video_r1": ("--method", "t_grpo", "--temporal-threshold", "0.8", "--shuffled-share", "0.5",
                         "--length-bonus", "0.2"),
     "arrow_rl": ("--method", "arrow_rl"),
     "arrow_rl_printed": ("--method", "arrow_rl", "--arrow-as-printed", "--arrow-greedy"),
@@ -37,6 +37,7 @@ ROWS = {
     "std_branch": ("--std-scope", "branch"),
     "std_batch": ("--std-scope", "batch"),
     "literal_eq4": ("--invalid-counts-as-change",),
+    "truncated": ("--max-completion-tokens", "14"),
     "mask_truncated": ("--mask-truncated", "--max-completion-tokens", "14"),
     "no_kl": ("--kl-coef", "0"),
     "two_updates": ("--updates", "2"),
@@ -46,6 +47,8 @@ ROWS = {
 def main(world: str, out: str) -> None:
     local_ranks = int(os.environ["LOCAL_WORLD_SIZE"])  # read before the engine: vLLM overwrites it
     device, engine = parallel.start(), None
+    loaded, load_policy = [], train.load_policy
+    train.load_policy = lambda *args, **kwargs: loaded.append(1) or load_policy(*args, **kwargs)
     for name, flags in ROWS.items():
         config = settings.parse(
             ["--preset", "toy", "--train-file", f"{world}/train.jsonl", "--data-root", world, "--run-dir",
@@ -53,6 +56,8 @@ def main(world: str, out: str) -> None:
              "--rollouts", "4", "--checksum-every", "0", "--samples-every", "1", *flags]
         )  # fmt: skip
         engine = train.train(config, train.prepare(config, local_ranks), device, engine)
+        (Path(out) / name / "models_loaded").write_text(str(len(loaded)))
+        loaded.clear()
     sys.stdout.flush()
     os._exit(0)
 

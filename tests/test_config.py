@@ -20,8 +20,9 @@ OPTIONS = {
     "questions", "rollouts", "updates", "temperature", "max_prompt_tokens", "max_completion_tokens", "engine",
     "tensor_parallel", "engine_memory", "engine_cpu_cache_mb", "engine_sequences", "engine_eager", "sleep_level",
     "lambda_d", "lambda_s", "w_aug", "crr", "behave", "invalid_counts_as_change", "strict_match", "lenient_format",
-    "temporal_bonus", "temporal_threshold", "shuffled_rollouts", "length_bonus", "arrow_alpha", "arrow_as_printed",
-    "arrow_greedy", "std_scope", "advantage_eps", "mask_truncated", "repeat_data",
+    "temporal_bonus", "temporal_threshold", "shuffled_share", "length_bonus", "arrow_alpha", "arrow_as_printed",
+    "arrow_greedy", "std_scope", "advantage_eps", "mask_truncated", "repeat_data", "decode_workers", "decode_timeout",
+    "cache_dir", "cache_gb",
     "lr", "lr_schedule", "warmup_steps", "weight_decay", "max_grad_norm", "clip_eps", "kl_coef", "dtype",
     "gradient_checkpointing", "tokens_per_pack", "checksum_every", "scripted_reward",
 }  # fmt: skip
@@ -67,7 +68,6 @@ def test_flags_reach_their_fields():
     [
         (["--no-such-flag", "1"], "no-such-flag"),
         (["--rollouts", "eight"], "rollouts"),
-        (["--method", "ppo"], "method"),
         (["--preset", "huge"], "preset"),
     ],
 )
@@ -102,6 +102,14 @@ def test_the_defaults_hold_on_any_usual_number_of_ranks(ranks):
         ({"frames": 7}, 1, 1, "--frames"),
         ({"frames": 0}, 1, 1, "--frames"),
         ({"max_steps": -1}, 1, 1, "--max-steps"),
+        ({"advantage_eps": 0.0}, 1, 1, "--advantage-eps"),
+        ({"max_grad_norm": 0.0}, 1, 1, "--max-grad-norm"),
+        ({"w_aug": -1.0}, 1, 1, "--w-aug -1.0"),
+        ({"lambda_d": float("nan")}, 1, 1, "--lambda-d nan"),
+        ({"eval_every": -1}, 1, 1, "--eval-every -1"),
+        ({"engine_sequences": 0}, 1, 1, "--engine-sequences 0"),
+        ({"max_pixels": 0}, 1, 1, "--max-pixels 0"),
+        ({"method": "t_grpo", "shuffled_share": 0.1}, 1, 1, "--shuffled-share 0.1"),
     ],
 )
 def test_a_broken_law_is_one_line_with_the_flag_and_its_value(changes, ranks, per_node, names):
@@ -131,6 +139,13 @@ def test_a_tensor_parallel_below_one_is_refused_in_words(changes):
         ({"behave": False, "w_aug": 0.0}, "--no-behave", "--w-aug 0"),
         ({"flip": False, "reverse": False}, "--no-flip", "--no-reverse"),
         ({"scripted_reward": True, "strict_match": True}, "--scripted-reward", "--strict-match"),
+        ({"scripted_reward": True, "lambda_d": 0.7}, "--scripted-reward", "--lambda-d 0.7"),
+        ({"crr": False, "w_aug": 0.0}, "--no-crr", "--w-aug 0"),
+        ({"engine": "hf", "tensor_parallel": 1, "sleep_level": 2}, "--engine hf", "--sleep-level 2"),
+        ({"toy_bias": 0.5}, "--toy-bias 0.5", "--preset paper"),
+        ({"method": "t_grpo", "temporal_bonus": 0.0, "temporal_threshold": 0.8}, "--temporal-bonus 0", "--temporal-th"),
+        ({"method": "arrow_rl", "arrow_alpha": 0.0, "arrow_greedy": True}, "--arrow-alpha 0", "--arrow-greedy"),
+        ({"preset": "video-r1", "method": "grpo", "length_bonus": 0.2}, "--preset video-r1", "--method grpo"),
     ],
 )
 def test_flags_that_make_no_sense_together_are_both_named_in_one_line(changes, first, second):

@@ -1,7 +1,11 @@
-"""pytest tests/test_data.py -- clips, rows, the order of visits, and the checking command."""
+"""pytest tests/test_data.py -- clips, rows, and the order of visits."""
+
+from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
+from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
 
@@ -10,11 +14,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageOps
+from qwen_vl_utils import vision_process
 from qwen_vl_utils.vision_process import smart_resize
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.functional import resize as torchvision_resize
 
-from data import check
+from data import video
 from data.dataset import BadRow, QuestionCursor, is_null_option, load_questions, report_bad_rows, with_null_option
 from data.image import read_image
 from data.video import ClipError, frame_indices, frame_size, resize, sample_clip
@@ -197,7 +202,7 @@ def test_files_that_are_no_clip(tmp_path):
     (tmp_path / "text.mp4").write_text("no video")
     whole = write_clip(tmp_path / "whole.mp4", grey_frames(30)).read_bytes()
     (tmp_path / "half.mp4").write_bytes(whole[: len(whole) // 2])
-    for name, reason in (("none", "no such file"), ("empty", "can open"), ("text", "can open"), ("half", "can open")):
+    for name, reason in (("none", "no such file"), ("empty", "can open"), ("text", "text"), ("half", "can open")):
         with pytest.raises(ClipError, match=reason) as caught:
             sample_clip(tmp_path / f"{name}.mp4")
         assert f"{name}.mp4" in str(caught.value) and "\n" not in str(caught.value)
@@ -222,12 +227,220 @@ def test_real_clips(name, shape, fps, source_frames):
 
 
 @needs_shared
+@pytest.mark.parametrize("name", ["video_0.mov", "video_90.mov"])
+def test_rotation_is_what_the_display_matrix_says(name):
+    with av.open(str(SHARED / "videos" / name)) as container:
+        frame = next(container.decode(video=0))
+        upright = np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90))  # both counter-clockwise
+    assert (frame.rotation % 360 != 0) == (name == "video_90.mov")
+    view = sample_clip(SHARED / "videos" / name)
+    expected = resize(torch.from_numpy(upright.copy())[None], *view.frames.shape[-2:])[0]
+    difference = (view.frames[0].int() - expected.int()).abs().float().mean()
+    assert difference < 2, "two conversions to RGB differ by little"
+    assert (view.frames[0].flip(-1, -2).int() - expected.int()).abs().float().mean() > 10 * difference
+
+
+@needs_shared
 def test_damaged_clip_is_refused_and_its_sound_part_is_not():
     path = SHARED / "videos" / "corrupted.mp4"
     with pytest.raises(ClipError, match=r"corrupted\.mp4: damaged at frame 31$"):
         sample_clip(path, start=2.0, end=3.2, frames=2)
     view = sample_clip(path, end=1.0, frames=4)
     assert view.frame_indices == frame_indices(10, 4)
+
+
+# What containers do. Frame i shows i in black and white bars, so that no codec blurs it.
+
+
+def bars(i: int) -> np.ndarray:
+    frame = np.full((128, 256, 3), 128, np.uint8)
+    for bit in range(8):
+        frame[32:96, bit * 32 : bit * 32 + 32] = 255 * (i >> bit & 1)
+    frame[:32] = np.random.default_rng(i).integers(60, 200, (32, 256, 3))
+    return frame
+
+
+def bars_seen(view) -> list[int]:
+    return [sum(1 << bit for bit in range(8) if f[0, 48:80, bit * 32 + 8 : bit * 32 + 24].float().mean() > 128)
+            for f in resize(view.frames.permute(0, 2, 3, 1), 128, 256)]  # fmt: skip
+
+
+def write_bars(path: Path, total: int = 120, codec: str = "libx264", times=None, **options) -> Path:
+    """`total` frames at 25 a second, a key frame at least every 25; `times`: of each frame, in milliseconds."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=25, options={"g": "25"} | options)
+        stream.height, stream.width, stream.pix_fmt = 128, 256, "yuv420p"
+        if times is not None:
+            stream.codec_context.time_base = Fraction(1, 1000)
+        for i in range(total):
+            frame = av.VideoFrame.from_ndarray(bars(i), format="rgb24")
+            if times is not None:
+                frame.pts, frame.time_base = int(times[i]), Fraction(1, 1000)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return path
+
+
+def copy_packets(source: Path, target: Path, shift_s: float = 0.0, first: int = 0) -> Path:
+    """As `ffmpeg -c copy` does: packets from the `first` on, earlier by `shift_s` (what lies before 0 gets hidden)."""
+    keep = {"avoid_negative_ts": "disabled"}
+    with av.open(str(source)) as read, av.open(str(target), "w", options=keep) as written:
+        stream = written.add_stream_from_template(read.streams.video[0])
+        for packet in [p for p in read.demux(video=0) if p.dts is not None][first:]:
+            packet.pts -= round(shift_s / packet.time_base)
+            packet.dts -= round(shift_s / packet.time_base)
+            packet.stream = stream
+            written.mux(packet)
+    return target
+
+
+@pytest.mark.parametrize(
+    ("name", "codec"),
+    [("a.mp4", "libx264"), ("a.mkv", "libx264"), ("a.avi", "libx264"), ("a.flv", "libx264"), ("a.avi", "mpeg4"),
+     ("a.mpg", "mpeg2video"), ("a.mpg", "mpeg1video"), ("a.webm", "libvpx"), ("a.wmv", "wmv2"), ("a.avi", "mjpeg")],
+)  # fmt: skip
+@pytest.mark.parametrize("frames", [32, 16, 4])
+def test_every_container_gives_the_frames_named(tmp_path, name, codec, frames):
+    """AVI and MPEG-PS have no usable times: a seek there would land whole seconds away."""
+    options = {"cpu-used": "8"} if codec == "libvpx" else {}
+    if codec == "mjpeg":
+        path = tmp_path / name
+        with av.open(str(path), "w") as container:
+            stream = container.add_stream(codec, rate=25)
+            stream.height, stream.width, stream.pix_fmt = 128, 256, "yuvj420p"
+            for i in range(120):
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(bars(i), format="rgb24")))
+    else:
+        path = write_bars(tmp_path / name, codec=codec, **options)
+    view = sample_clip(path, frames=frames)
+    assert (view.source_frames, view.frame_indices) == (120, frame_indices(120, frames))
+    assert bars_seen(view) == list(view.frame_indices)
+
+
+@pytest.mark.parametrize("frames", [32, 4])
+def test_frames_that_an_edit_list_hides_do_not_count(tmp_path, frames):
+    """The decoder counts 120, shows 110, and would fill up with ten copies of the last."""
+    path = copy_packets(write_bars(tmp_path / "whole.mp4"), tmp_path / "cut.mp4", shift_s=0.4)
+    view = sample_clip(path, frames=frames)
+    assert (view.source_frames, view.frame_indices) == (110, frame_indices(110, frames))
+    assert bars_seen(view) == [10 + i for i in view.frame_indices]
+    inside = sample_clip(path, frames=frames, start=2.0, end=4.0)
+    assert bars_seen(inside) == [60 + i for i in inside.frame_indices]
+
+
+def test_a_stream_that_ends_before_its_header_says_is_as_long_as_it_is(tmp_path):
+    whole = write_bars(tmp_path / "whole.mkv").read_bytes()
+    (tmp_path / "cut.mkv").write_bytes(whole[: len(whole) // 2])
+    view = sample_clip(tmp_path / "cut.mkv", frames=8)
+    assert 40 < view.source_frames < 80 and bars_seen(view) == list(frame_indices(view.source_frames, 8))
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv"])
+def test_bounds_of_a_variable_rate_are_the_frames_own_times(tmp_path, name):
+    """Two seconds at 10 a second, then two at 50."""
+    times = np.concatenate([np.arange(20) * 100, 2000 + np.arange(100) * 20])
+    path = write_bars(tmp_path / name, times=times)
+    whole = sample_clip(path, frames=8)
+    assert bars_seen(whole) == list(frame_indices(120, 8)), "frames are counted, as the reference counts them"
+    assert whole.fps == pytest.approx(119 / 3.98)
+    for start, end, first, count, fps in ((0.5, 1.5, 5, 10, 10), (2.0, 3.0, 20, 50, 50), (3.5, None, 95, 25, 50)):
+        view = sample_clip(path, frames=8, start=start, end=end)
+        assert view.source_frames == count and view.fps == pytest.approx(fps, rel=1e-3)
+        assert bars_seen(view) == [first + i for i in view.frame_indices]
+    with pytest.raises(ClipError, match="starts at 5 s, but the file ends at 4"):
+        sample_clip(path, start=5.0)
+
+
+def test_what_the_decoder_would_misread_is_refused(tmp_path):
+    write_bars(tmp_path / "whole.mp4", total=30)
+    for name, text in (
+        ("concat", "ffconcat version 1.0\nfile whole.mp4\n"),
+        ("list", "#EXTM3U\nhttp://localhost/a.ts"),
+    ):
+        (tmp_path / f"{name}.mp4").write_text(text)
+        with pytest.raises(ClipError, match=rf"{name}\.mp4: text, not a video"):
+            sample_clip(tmp_path / f"{name}.mp4")
+    with pytest.raises(ClipError, match="transport stream"):
+        sample_clip(write_bars(tmp_path / "a.ts"))
+    os.mkfifo(tmp_path / "pipe.mp4")
+    with pytest.raises(ClipError, match="no such file"):
+        sample_clip(tmp_path / "pipe.mp4")
+
+
+# Against the reference
+
+
+def reference(monkeypatch, path: str, frames: int, total: int, **budget) -> tuple[list[int], tuple[int, ...]]:
+    """Indices and (F, 3, H, W) by qwen-vl-utils with its decord reader and the donor's budgets."""
+    monkeypatch.setattr(vision_process, "get_video_reader_backend", lambda: "decord")
+    ask = {"video": path, "nframes": min(frames, total) // 2 * 2, "min_pixels": 16 * 1024, **budget}
+    video, facts = vision_process.fetch_video(ask, image_patch_size=16, return_video_metadata=True)
+    return facts["frames_indices"], tuple(video.shape)
+
+
+@needs_shared
+@pytest.mark.parametrize(
+    "name", ["flipping_a_pancake.mkv", "videor1_example.mp4", "video_0.mov", "video_90.mov", "unordered.mov"]
+)
+@pytest.mark.parametrize("frames", [8, 32])
+def test_real_clips_as_the_reference_reads_them(monkeypatch, name, frames):
+    path = str(SHARED / "videos" / name)
+    view = sample_clip(path, frames=frames)
+    indices, shape = reference(monkeypatch, path, frames, view.source_frames, total_pixels=2048 * 1024)
+    assert list(view.frame_indices) == indices and view.frames.shape == shape
+
+
+class FakeReader:
+    """decord.VideoReader of a clip that is nothing but its length, size and rate."""
+
+    def __init__(self, total: int, height: int, width: int, fps: float):
+        self.total, self.size, self.rate = total, (height, width, 3), fps
+
+    def __len__(self) -> int:
+        return self.total
+
+    def get_avg_fps(self) -> float:
+        return self.rate
+
+    def get_key_indices(self) -> list[int]:
+        return list(range(0, self.total, 7))
+
+    def get_frame_timestamp(self, indices) -> np.ndarray:
+        return np.array([[i / self.rate, (i + 1) / self.rate] for i in indices], dtype=np.float32)
+
+    def get_batch(self, indices) -> FakeReader:
+        assert all(0 <= i < self.total for i in indices)
+        self.batch = np.broadcast_to(np.uint8(0), (len(indices), *self.size))
+        return self
+
+    def asnumpy(self) -> np.ndarray:
+        return self.batch
+
+    def skip_frames(self, count: int) -> None:
+        assert count > 0
+
+    def next(self) -> FakeReader:
+        self.batch = np.broadcast_to(np.uint8(0), self.size)
+        return self
+
+
+def test_indices_and_sizes_are_the_references_over_200_settings(monkeypatch):
+    """Lengths from 2, sizes from 16 to 2160, rates from 1 to 120. Deviations: see `frame_size`, one cell is kept where
+    the reference loses a side, and `frame_indices`, a clip of one frame (the reference raises)."""
+    rng = np.random.default_rng(0)
+    monkeypatch.setattr(video, "resize", lambda frames, *size: torch.empty(len(frames), 3, *size))
+    small = lambda video, size, **_: torch.empty(*video.shape[:2], *size)  # noqa: E731
+    monkeypatch.setattr(vision_process.transforms.functional, "resize", small)
+    for _ in range(200):
+        total, fps = int(rng.choice([rng.integers(2, 40), rng.integers(2, 5000)])), float(rng.uniform(1, 120))
+        height, width = rng.integers(16, rng.choice([200, 700, 2160], p=[0.3, 0.6, 0.1]), 2).tolist()
+        frames = int(rng.choice([4, 8, 16, 32]))
+        monkeypatch.setattr("decord.VideoReader", lambda *_, made=(total, height, width, fps), **__: FakeReader(*made))
+        monkeypatch.setattr(video, "_open", lambda path, made=(total, height, width, fps): FakeReader(*made))
+        view = sample_clip("fake", frames=frames)
+        indices, shape = reference(monkeypatch, "fake", frames, total, total_pixels=2048 * 1024)
+        assert list(view.frame_indices) == indices, (total, frames)
+        assert view.frames.shape == shape and view.fps == pytest.approx(fps), (height, width, len(indices))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -690,6 +903,19 @@ def test_resume_is_exact(questions, done):
     assert head + visits(resumed, 40 - done) == expected
 
 
+@pytest.mark.parametrize("done", [0, 3, 10, 17])
+def test_a_peek_sees_what_comes_and_changes_nothing(questions, done):
+    plain, peeking = QuestionCursor(questions, 4), QuestionCursor(questions, 4)
+    for cursor in (plain, peeking):
+        cursor.quarantine("q2", "damaged")
+        cursor.take(done)
+    state = peeking.state_dict()
+    seen = [peeking.peek(n) for n in (1, 5, 25)]
+    assert peeking.state_dict() == state
+    assert seen == [QuestionCursor.peek(plain, n) for n in (1, 5, 25)] and seen[2][:5] == seen[1]
+    assert peeking.take(25) == plain.take(25) == seen[2]
+
+
 def test_state_does_not_follow_the_cursor(questions):
     cursor = QuestionCursor(questions, 0)
     state = cursor.state_dict()
@@ -724,38 +950,3 @@ def test_resume_refuses_another_seed_or_file(questions):
         QuestionCursor(questions, 1).load_state_dict(state)
     with pytest.raises(ValueError, match="training file of the run"):
         QuestionCursor([replace(questions[0], id="other"), *questions[1:]], 0).load_state_dict(state)
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# The checking command
-
-
-def test_check_reports_rows_and_clips(root, capsys):
-    write_clip(root / "good.mp4", grey_frames(8))
-    rows = [ROW | {"path": "good.mp4"}, ROW, ROW | {"path": "none.mp4"}, ROW | {"data_type": "text", "path": None}]
-    gradient().save(root / "good.png")
-    (root / "bad.png").write_bytes((root / "good.png").read_bytes()[:150])
-    rows += [ROW | {"data_type": "image", "path": "good.png"}, ROW | {"data_type": "image", "path": "bad.png"}]
-    load(root, *rows)  # writes rows.json
-    file = root.parent / "rows.json"
-    arguments = ["--train-file", str(file), "--data-root", str(root)]
-    assert check.main(arguments) == 0
-    assert "5 of 6 rows are usable" in capsys.readouterr().out
-    assert check.main([*arguments, "--decode", "--workers", "2"]) == 0
-    out = capsys.readouterr().out
-    assert "3 of 6 rows are usable" in out and "data_type: video 1, text 1, image 1" in out
-    assert f"{file}:2 path: video cannot be decoded" in out and f"{file}:3 path: no such file" in out
-    assert f"{file}:6 path: image cannot be decoded" in out
-
-
-def test_check_fails_where_nothing_is_usable(root, capsys):
-    load(root, ROW | {"path": "none.mp4"})
-    assert check.main(["--train-file", str(root.parent / "rows.json"), "--data-root", str(root)]) == 1
-    assert capsys.readouterr().err == "error: no row is usable; the reasons are listed above\n"
-
-
-def test_check_says_one_line_for_a_missing_file(tmp_path, capsys):
-    assert check.main(["--train-file", "none.json", "--data-root", str(tmp_path)]) == 1
-    assert capsys.readouterr().err == (
-        "error: none.json: cannot be read: No such file or directory; give a JSON or JSONL file of rows\n"
-    )

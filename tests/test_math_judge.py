@@ -157,7 +157,8 @@ def test_a_hanging_answer_is_killed_at_the_deadline_and_the_next_one_judged():
     assert 0.3 <= time.monotonic() - began < 5
     assert judge.timeouts == 1 and gone(pid)
     judge.deadline = 10.0
-    assert judge.compare("1/2", "0.5").equal  # from a new child
+    assert judge.compare("7", ENDLESS) == Judgement(False, False) and judge.timeouts == 1  # remembered
+    assert judge.compare("1/2", "0.50").equal  # from a new child
     assert judge.timeouts == 1 and judge._child.pid != pid
     judge.close()
 
@@ -171,10 +172,10 @@ def test_a_child_that_dies_costs_its_own_answer_at_most():
     began = time.monotonic()
     assert judge.compare("7", ENDLESS) == Judgement(False, False)  # as out of memory
     assert time.monotonic() - began < 5 and judge.timeouts == 1 and gone(pid)
-    assert judge.compare("1/2", "0.5").equal
+    assert judge.compare("1/2", "0.50").equal
     os.kill(judge._child.pid, signal.SIGKILL)  # between two answers
     assert ended_within(5, judge._child.pid)
-    assert judge.compare("1/2", "0.5").equal and judge.timeouts == 1
+    assert judge.compare("1/2", "0.500").equal and judge.timeouts == 1
     judge.close()
 
 
@@ -210,7 +211,7 @@ def test_an_interrupted_question_does_not_answer_the_next(monkeypatch):
     assert judge.compare("1/2", "0.5").equal
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(math_judge, "_read_line", interrupted)
-        judge.compare("1/2", "0.5")
+        judge.compare("1/2", "0.50")
     assert not judge.compare("1/2", "0.6").equal
     judge.close()
 

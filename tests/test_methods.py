@@ -528,6 +528,7 @@ def test_the_defaults_are_the_papers_and_every_field_is_known_to_the_command_lin
         0.0, 0.25, False, False,
     )  # fmt: skip
     renamed = {"use_crr": "crr", "use_behave": "behave"}
+    assert Config().shuffled_share == 1.0
     for field in fields(MethodSettings):
-        if field.name != "transforms":
+        if field.name not in ("transforms", "shuffled_rollouts"):
             assert getattr(DEFAULT, field.name) == getattr(Config(), renamed.get(field.name, field.name)), field.name

@@ -103,6 +103,7 @@ def reduce_on_a_rank(_, rank, folder):
     dist.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_two_ranks_with_other_counts_and_names_agree(tmp_path):
     other = mp.spawn(reduce_on_a_rank, (1, tmp_path), nprocs=1, join=False)
     reduce_on_a_rank(0, 0, tmp_path)

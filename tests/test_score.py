@@ -307,10 +307,13 @@ def test_ranks_of_one_engine_that_sampled_differently_stop_the_run(monkeypatch):
     assert "\n" not in str(error.value)
 
 
-def test_only_owned_groups_are_counted():
+def test_only_owned_groups_are_counted(monkeypatch):
+    """Two ranks of one engine: both hold both groups, each verifies and counts its own."""
     plan = planner("grpo", MethodSettings(rollouts=2)).plan([(0, question("x", None)), (0, question("y", None))])
     groups = sampled(plan, {("x", 0): "A A", ("y", 0): "A B"})
     numbers = Accumulator()
+    neighbour = {0: scoring.outcome(groups[0], read)}, {}
+    monkeypatch.setattr(scoring, "gather_objects", lambda value: [value, neighbour])
     score(Scorer(METHODS["grpo"], MethodSettings(), read, "joint", EPS), plan, groups, range(1, 2), numbers)
     assert groups[0].rewards is not None  # this engine's, so filled
     values = numbers.reduce()

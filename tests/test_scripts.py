@@ -22,7 +22,7 @@ SCRIPTS = ROOT / "scripts"
 ROWS = {
     "table1_grpo": [("grpo", {"method": "grpo"})],
     "table1_t_grpo": [
-        ("t_grpo", {"method": "t_grpo", "temporal_bonus": 0.3, "temporal_threshold": 1.0, "shuffled_rollouts": 8})
+        ("t_grpo", {"method": "t_grpo", "temporal_bonus": 0.3, "temporal_threshold": 1.0, "shuffled_share": 1.0})
     ],
     "table1_arrow_rl": [("arrow_rl", {"method": "arrow_rl", "arrow_alpha": 0.25})],
     "table1_crpo": [("crpo", {"method": "crpo", "lambda_d": 0.3, "lambda_s": 0.3, "w_aug": 0.5})],
@@ -54,7 +54,7 @@ ROWS = {
     ],
     "beyond_t_grpo_video_r1": [
         ("t_grpo_video_r1", {
-            "method": "t_grpo", "temporal_bonus": 0.3, "temporal_threshold": 0.8, "shuffled_rollouts": 4,
+            "method": "t_grpo", "temporal_bonus": 0.3, "temporal_threshold": 0.8, "shuffled_share": 0.5,
             "length_bonus": 0.2,
         }),
     ],

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from data.prompts import NULL_OPTION, build_prompt, processor_inputs
+from data.dataset import NULL_OPTION
+from data.prompts import build_prompt, processor_inputs
 from episode import TASK_TYPES, Question, View
 from toy import model as toy_model
 from toy import warm_start, world

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 import tyro
 
-from eval.run import before_after
+from eval.answer import before_after
 from metrics import read_metrics
 from pictures import curves
 

@@ -21,7 +21,8 @@ from transformers import (
     Qwen3VLVideoProcessor,
 )
 
-from data.prompts import ANSWER_REQUEST, NULL_OPTION, SYSTEM_PROMPT
+from data.dataset import NULL_OPTION
+from data.prompts import ANSWER_REQUEST, SYSTEM_PROMPT
 from toy import world
 
 TOY_SYSTEM_PROMPT = "Think, then answer in \\boxed{}."

@@ -28,7 +28,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import AutoProcessor, Qwen3VLForConditionalGeneration
 from transformers.models.qwen3_vl.modeling_qwen3_vl import apply_rotary_pos_emb_vision
 
-from data.prompts import NULL_OPTION, build_prompt, processor_inputs
+from data.dataset import NULL_OPTION
+from data.prompts import build_prompt, processor_inputs
 from data.video import sample_clip
 from episode import Question, View
 from toy import world
