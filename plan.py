@@ -5,13 +5,13 @@ Every rank holds the same plan and decodes only what its own engine will read.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 
 import torch.distributed as dist
 
 from data.dataset import QuestionCursor
+from data.reader import Reader
 from data.video import ClipError
 from episode import Prompt, Question, View
 from methods import Look, Method, MethodSettings
@@ -82,16 +82,6 @@ class Planner:
         return sorted(plan, key=lambda item: (not item.trained, item.mini_batch, item.branch))
 
 
-@dataclass(frozen=True)
-class Reader:
-    """Questions -> what the policy reads."""
-
-    submit: Callable[[Question], Future]
-    """Start to decode the clip or image; `result()` is a View, None for text, ClipError where it cannot be read."""
-    render: Callable[[Question, View | None], Prompt]
-    max_prompt_tokens: int
-
-
 def draw(
     planner: Planner,
     cursor: QuestionCursor,
@@ -116,20 +106,17 @@ def draw(
         for i in mine:  # all at once, both branches of a question together: the workers share them out
             question = plan[i].question
             if question.id not in views:
-                views[question.id] = reader.submit(question)
+                views[question.id] = reader.clips.submit(question)
         for i in mine:
             item = plan[i]
             try:
                 view = views[item.question.id].result()
+                prompt = reader.render(item.question, transformed(view, item))
+                encoded = policy.encode(processor, prompt)
+                reader.check_length(len(encoded.ids))
             except ClipError as error:
                 failures[item.question.id] = str(error)
                 continue
-            prompt = reader.render(item.question, transformed(view, item))
-            encoded = policy.encode(processor, prompt)
-            if len(encoded.ids) > reader.max_prompt_tokens:
-                failures[item.question.id] = (
-                    f"its prompt has {len(encoded.ids)} tokens, --max-prompt-tokens is {reader.max_prompt_tokens}"
-                )
             built[i] = (prompt, encoded)
         failed = {key: reason for part in gather_objects(failures) for key, reason in part.items()}
         if not failed:

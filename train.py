@@ -34,18 +34,17 @@ import parallel
 import samples
 import update
 from config import Config
-from data.clips import Clips, ClipSettings
 from data.dataset import NoQuestionLeft, QuestionCursor, load_questions, report_bad_rows
-from data.prompts import ANSWER_REQUEST, SYSTEM_PROMPT, build_prompt
+from data.reader import Reader
 from data.video import ClipError
-from episode import Group, Prompt, Question, View
+from episode import Group, Question
 from eval.answer import before_after, check_pairs, evaluate, one_line, report_metrics
 from methods import METHODS, MethodSettings, pay_scripted
 from metrics import Accumulator, MetricLog, progress_line, read_metrics
 from model import EncodedPrompt, load_policy, load_processor, resolve_checkpoint, trainer_names
 from parallel import gather_objects, is_main, print_main
 from pictures import curves
-from plan import Planner, Reader, ahead, draw, owned_groups, transformed
+from plan import Planner, ahead, draw, owned_groups, transformed
 from rollout import Engine, EngineSettings, Request, Sampling, build_engine, checksum
 from score import Scorer, score
 from transforms import HORIZONTAL_FLIP, TEMPORAL_REVERSE
@@ -157,8 +156,7 @@ def train(config: Config, inputs: Inputs, device: torch.device, engine: Engine |
         config.std_scope,
         config.advantage_eps,
     )
-    clips = make_clips(config)
-    reader = make_reader(config, processor, clips)
+    reader = Reader(processor, config)
     cursor = QuestionCursor(train_questions, config.seed)
     state = {
         "step": 0,
@@ -186,7 +184,7 @@ def train(config: Config, inputs: Inputs, device: torch.device, engine: Engine |
         settings.save(config, config.run_dir)
         list_bad_rows(config, inputs.bad_rows, cursor, {})
     if state["step"] < max_steps:
-        clips.prefetch(ahead(planner, cursor, config.questions, config.tensor_parallel))
+        reader.clips.prefetch(ahead(planner, cursor, config.questions, config.tensor_parallel))
     # Resumed weights must get there; and it proves the way before the first round.
     sync(check=config.checksum_every > 0)
 
@@ -197,7 +195,7 @@ def train(config: Config, inputs: Inputs, device: torch.device, engine: Engine |
         return evaluate(
             engine,
             eval_questions,
-            lambda question: reader.render(question, clips.view(question)),
+            lambda question: reader.prompt(question, reader.clips.view(question)),
             max_tokens=config.max_completion_tokens,
             tensor_parallel=config.tensor_parallel,
         )
@@ -225,8 +223,8 @@ def train(config: Config, inputs: Inputs, device: torch.device, engine: Engine |
                 raise
             if is_main() and quarantined:
                 list_bad_rows(config, inputs.bad_rows, cursor, quarantined)
-        # The next round's clips, behind all that follows
-        clips.prefetch(ahead(planner, cursor, config.questions, config.tensor_parallel) if step < max_steps else [])
+        if step < max_steps:  # the next round's clips, behind all that follows
+            reader.clips.prefetch(ahead(planner, cursor, config.questions, config.tensor_parallel))
 
         # B. generate: one request per group with n = G (the engine holds the GPU; its ranks work as one)
         with clock("generate"):
@@ -320,7 +318,7 @@ def train(config: Config, inputs: Inputs, device: torch.device, engine: Engine |
                 indices, record = samples.collect(plan, groups, step % config.questions)
                 if log:
                     try:
-                        view = clips.view(plan[indices[0]].question)
+                        view = reader.clips.view(plan[indices[0]].question)
                     except ClipError as error:  # it could be read in this round; a busy disk is no reason to stop
                         print(f"no filmstrip of round {step}: {error}", flush=True)
                         view = None
@@ -352,7 +350,7 @@ def train(config: Config, inputs: Inputs, device: torch.device, engine: Engine |
             saved = state | {"cursor": cursor.state_dict(), "wall_s": wall}
             checkpoint.save(config.run_dir, step, policy, optimizer, saved, config.keep_checkpoints)
 
-    clips.close()
+    reader.clips.close()
 
     # ---------------------------------------------------------------------------------------------------------------
     # The end: the gap after the last sync, export, pictures, summary (rank 0 writes; the gather needs all)
@@ -455,25 +453,6 @@ def toy_world(config: Config) -> str:
             shutil.rmtree(scratch)
     dist.barrier()
     return folder
-
-
-def make_clips(config: Config) -> Clips:
-    return Clips(
-        ClipSettings(config.frames, config.max_pixels, config.min_frame_pixels, config.max_frame_pixels),
-        workers=config.decode_workers,
-        deadline=config.decode_timeout,
-        cache=(os.path.abspath(config.cache_dir), int(config.cache_gb * 1e9)) if config.cache_dir else None,
-    )
-
-
-def make_reader(config: Config, processor, clips: Clips) -> Reader:
-    system_prompt = SYSTEM_PROMPT if config.system_prompt == "paper" else config.system_prompt
-    answer_request = ANSWER_REQUEST if config.answer_request == "paper" else config.answer_request
-
-    def render(question: Question, view: View | None) -> Prompt:
-        return build_prompt(processor, question, view, system_prompt=system_prompt, answer_request=answer_request)
-
-    return Reader(clips.submit, render, config.max_prompt_tokens)
 
 
 def list_bad_rows(config: Config, bad: list, cursor: QuestionCursor, quarantined: dict[str, str]) -> None:

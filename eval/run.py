@@ -17,7 +17,7 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -29,11 +29,9 @@ import transformers
 import config
 import parallel
 from config import Config
-from data.clips import Clips, ClipSettings
 from data.dataset import BadRow, load_questions, report_bad_rows
 from data.filter import fingerprint
-from data.prompts import ANSWER_REQUEST, SYSTEM_PROMPT, build_prompt, processor_inputs
-from data.video import ClipError
+from data.reader import Reader
 from episode import Prompt, Question
 from eval.answer import CHUNK, Answered, in_chunks, share
 from model import banned_ids, load_processor, resolve_checkpoint
@@ -256,36 +254,22 @@ def sample(args: RunArgs, folder: str, questions: Sequence[Question], device: to
 
     engine = build_engine(EngineSettings.of(args, sleep_level=0), folder, banned_ids(processor), device)
     mine = share(questions, args.tensor_parallel)
-    clips = Clips(
-        ClipSettings(args.frames, args.max_pixels, args.min_frame_pixels, args.max_frame_pixels),
-        workers=args.decode_workers,
-        deadline=args.decode_timeout,
-        cache=(os.path.abspath(args.cache_dir), int(args.cache_gb * 1e9)) if args.cache_dir else None,
+    reader = Reader(processor, args)
+    chunks = in_chunks(
+        engine,
+        mine,
+        lambda question: reader.prompt(question, reader.clips.submit(question).result()),
+        request,
+        title="pass rates",
+        chunk=args.chunk,
+        ahead=reader.clips.prefetch,
     )
-    build = reader(args, processor, clips)
-    chunks = in_chunks(engine, mine, build, request, title="pass rates", chunk=args.chunk, ahead=clips.prefetch)
     writes = dist.get_rank() % args.tensor_parallel == 0  # the ranks of one engine hold the same answers
     with open(f"{args.output}.part-{dist.get_rank():04d}" if writes else os.devnull, "w") as part:
         for chunk in chunks:
             part.writelines(json.dumps(pass_rate(answered)) + "\n" for answered in chunk)
             part.flush()
             os.fsync(part.fileno())
-
-
-def reader(args: RunArgs, processor, clips: Clips) -> Callable[[Question], Prompt]:
-    """Question -> the prompt that training gives it; ClipError where its clip cannot be read or it is too long."""
-    system_prompt = SYSTEM_PROMPT if args.system_prompt == "paper" else args.system_prompt
-    answer_request = ANSWER_REQUEST if args.answer_request == "paper" else args.answer_request
-
-    def build(question: Question) -> Prompt:
-        view = clips.submit(question).result()
-        prompt = build_prompt(processor, question, view, system_prompt=system_prompt, answer_request=answer_request)
-        tokens = processor_inputs(processor, prompt)["input_ids"].shape[1]
-        if tokens > args.max_prompt_tokens:
-            raise ClipError(f"its prompt has {tokens} tokens, --max-prompt-tokens is {args.max_prompt_tokens}")
-        return prompt
-
-    return build
 
 
 def pass_rate(answered: Answered) -> dict:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import av  # noqa: F401 -- before vLLM loads a second libvpx: whichever comes second cannot encode
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent

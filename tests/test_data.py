@@ -410,7 +410,7 @@ class FakeReader:
 
     def get_batch(self, indices) -> FakeReader:
         assert all(0 <= i < self.total for i in indices)
-        self.batch = np.broadcast_to(np.uint8(0), (len(indices), *self.size))
+        self.batch = np.zeros((len(indices), *self.size), dtype=np.uint8)
         return self
 
     def asnumpy(self) -> np.ndarray:
@@ -420,7 +420,7 @@ class FakeReader:
         assert count > 0
 
     def next(self) -> FakeReader:
-        self.batch = np.broadcast_to(np.uint8(0), self.size)
+        self.batch = np.zeros(self.size, dtype=np.uint8)
         return self
 
 

@@ -19,8 +19,8 @@ from distributed import run_ranks
 import config
 import parallel
 from data import filter as row_filter
-from data.clips import Clips, ClipSettings
 from data.dataset import load_questions
+from data.reader import Reader
 from data.video import ClipError
 from episode import Prompt, Question, Rollout
 from eval import run as eval_run
@@ -139,25 +139,22 @@ def test_mistakes_are_one_line(flags, says):
 
 @pytest.mark.slow
 def test_the_prompt_is_trainings(tmp_path, tiny_folder):
-    import train
     from model import load_processor
     from toy.world import write_world
 
     write_world(tmp_path, train=3, pairs=1)
     processor, settings = load_processor(tiny_folder), config.parse(["--preset", "toy"])
-    with Clips(ClipSettings(8, 16384, 4096, 4096), workers=1, deadline=60) as clips:
-        build = eval_run.reader(args_of("--preset", "toy"), processor, clips)
-        reader = train.make_reader(settings, processor, clips)
-        questions, _ = load_questions(tmp_path / "train.jsonl", tmp_path, check_files=False)
+    trains, rates = Reader(processor, settings), Reader(processor, args_of("--preset", "toy"))
+    questions, _ = load_questions(tmp_path / "train.jsonl", tmp_path, check_files=False)
+    with trains.clips, rates.clips:
         for question in questions:
-            prompt, expected = build(question), reader.render(question, clips.view(question))
+            prompt = rates.prompt(question, rates.clips.submit(question).result())
+            expected = trains.render(question, trains.clips.view(question))
             assert prompt.text == expected.text and torch.equal(prompt.view.frames, expected.view.frames)
             assert "None of the above" in prompt.text
-        with pytest.raises(ClipError, match="no such file"):
-            build(dataclasses.replace(questions[0], path=str(tmp_path / "none.mp4")))
-        build = eval_run.reader(args_of("--preset", "toy", "--max-prompt-tokens", 50), processor, clips)
-        with pytest.raises(ClipError, match=r"its prompt has \d+ tokens, --max-prompt-tokens is 50"):
-            build(questions[0])
+    short = Reader(processor, args_of("--preset", "toy", "--max-prompt-tokens", 50))
+    with pytest.raises(ClipError, match=r"its prompt has \d+ tokens, --max-prompt-tokens is 50"):
+        short.prompt(questions[0], expected.view)
 
 
 # -- over ranks --------------------------------------------------------------------------------------------------------
@@ -175,13 +172,11 @@ class ScriptedEngine:
         return results
 
 
-def scripted_reader(args, processor, clips):
-    def build(question):
+class ScriptedReader(Reader):
+    def prompt(self, question, view):
         if question.id == "q5":
             raise ClipError("damaged")
         return Prompt(question.problem, None)
-
-    return build
 
 
 def sample_on_this_rank(output: str, count: int) -> list[dict]:
@@ -194,7 +189,7 @@ def sample_on_this_rank(output: str, count: int) -> list[dict]:
         mock.patch.object(eval_run, "build_engine", lambda *_: ScriptedEngine()),
         mock.patch.object(eval_run, "load_processor", lambda _: None),
         mock.patch.object(eval_run, "banned_ids", lambda _: ()),
-        mock.patch.object(eval_run, "reader", scripted_reader),
+        mock.patch.object(eval_run, "Reader", ScriptedReader),
     ):
         eval_run.sample(args, "m", left, device)
     torch.distributed.barrier()

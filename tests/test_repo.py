@@ -20,8 +20,9 @@ LEVELS = {
     "packing": 1, "parallel": 1, "metrics": 1, "pictures": 1, "checkpoint": 1, "eval.scoring": 1,
     "data.video": 1, "data.cache": 1, "data.prompts": 1, "data.image": 2, "data.dataset": 2, "data.corpora": 2,
     "data.clips": 3, "data.filter": 3, "data.sources": 3, "data.check": 4, "router_audit": 4, "router": 5,
-    "model": 2, "rollout": 3, "update": 3, "plan": 3, "score": 4, "samples": 4, "eval.answer": 4, "eval.run": 5,
-    "toy.world": 1, "toy.model": 3, "toy.warm_start": 4, "train": 5, "toy.demo": 5,
+    "model": 2, "rollout": 3, "update": 3, "data.reader": 4, "plan": 5, "score": 6, "samples": 6,
+    "eval.answer": 4, "eval.run": 5,
+    "toy.world": 1, "toy.model": 3, "toy.warm_start": 4, "train": 7, "toy.demo": 7,
 }  # fmt: skip
 
 

@@ -16,7 +16,12 @@ import pytest
 import torch
 from conftest import ROOT, launch
 
+import train
+from config import parse
+from data.dataset import QuestionCursor
+from methods import METHODS
 from metrics import METRICS, describe, read_metrics
+from plan import Planner
 
 pytestmark = pytest.mark.slow
 TASKS = ["Temporal", "Spatial", "Static"]
@@ -60,6 +65,22 @@ def toy_run(toy_flags, tmp_path_factory):
     run_train(*toy_flags, "--run-dir", run_dir, "--max-steps", 4, "--save-every", 2, "--dtype", "float32", "--lr", 1e-4,
               "--updates", 2, "--samples-every", 2, "--checksum-every", 1)  # fmt: skip
     return run_dir
+
+
+def test_one_epoch_of_repeated_data_visits_each_row_twice_and_samples_anew(tmp_path):
+    """Table 2, "Data x 2": the second visit is a question of its own, with its own place in the order and seed."""
+    row = {"data_type": "text", "problem": "Two?", "problem_type": "multiple choice", "options": ["A. 2", "B. 3"]}
+    rows = [row | {"problem_id": i, "solution": "<answer>A</answer>"} for i in range(5)]
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    flags = ["--method", "grpo", "--train-file", str(tmp_path / "rows.json"), "--repeat-data", "2"]
+    config = parse(flags)
+    questions, evaluation, bad = train.load_data(config)
+    assert len(questions) == 10 and not evaluation and not bad
+    visits = QuestionCursor(questions, config.seed).take(10)
+    assert sorted(question.row for _, question in visits) == sorted([*range(1, 6)] * 2)
+    assert {epoch for epoch, _ in visits} == {0}
+    planner = Planner(METHODS["grpo"], train.settings_of_method(config), 10, config.seed)
+    assert len({item.seed for item in planner.plan(visits)}) == 10
 
 
 def test_a_run_leaves_what_a_person_looks_for(toy_run):
