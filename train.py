@@ -34,8 +34,9 @@ import parallel
 import samples
 import update
 from config import Config
+from data.clips import Clips
 from data.dataset import NoQuestionLeft, QuestionCursor, load_questions, report_bad_rows
-from data.reader import Reader
+from data.reader import Reader, open_clips
 from data.video import ClipError
 from episode import Group, Question
 from eval.answer import before_after, check_pairs, evaluate, one_line, report_metrics
@@ -71,7 +72,7 @@ def main() -> None:
         sys.exit(2)
     sys.excepthook = parallel.die_at_once
     try:
-        train(config, inputs, device)
+        train(config, inputs, device).clips.close()
     except NoQuestionLeft as error:  # what the rows hold shows only once they are read
         if is_main():
             print(f"error: {error}", file=sys.stderr, flush=True)
@@ -99,8 +100,16 @@ def prepare(config: Config, local_ranks: int) -> Inputs:
     return Inputs(*load_data(config), resolve_model(config))
 
 
-def train(config: Config, inputs: Inputs, device: torch.device, engine: Engine | None = None) -> Engine:
-    """A whole run; all ranks take part. `engine`: one that an earlier run of this process left, same checkpoint."""
+@dataclasses.dataclass(frozen=True)
+class Live:
+    """What outlasts a run, and serves the next one of this process with the same checkpoint, engine and clip flags."""
+
+    engine: Engine
+    clips: Clips
+
+
+def train(config: Config, inputs: Inputs, device: torch.device, live: Live | None = None) -> Live:
+    """A whole run; all ranks take part. `live`: what an earlier run left."""
     started = time.time()
     folder, train_questions, eval_questions = inputs.folder, inputs.train_questions, inputs.eval_questions
     dtype = getattr(torch, config.dtype)
@@ -111,9 +120,10 @@ def train(config: Config, inputs: Inputs, device: torch.device, engine: Engine |
     policy = load_policy(
         folder, temperature=config.temperature, gradient_checkpointing=config.gradient_checkpointing
     ).train()
-    if engine is None:
-        engine = build_engine(EngineSettings.of(config), folder, policy.banned_ids, device)
-        engine.sleep()
+    if live is None:
+        live = Live(build_engine(EngineSettings.of(config), folder, policy.banned_ids, device), open_clips(config))
+        live.engine.sleep()
+    engine = live.engine
 
     # ---------------------------------------------------------------------------------------------------------------
     # Policy, frozen reference, optimizer (all ranks)
@@ -156,7 +166,7 @@ def train(config: Config, inputs: Inputs, device: torch.device, engine: Engine |
         config.std_scope,
         config.advantage_eps,
     )
-    reader = Reader(processor, config)
+    reader = Reader(processor, config, live.clips)
     cursor = QuestionCursor(train_questions, config.seed)
     state = {
         "step": 0,
@@ -350,8 +360,6 @@ def train(config: Config, inputs: Inputs, device: torch.device, engine: Engine |
             saved = state | {"cursor": cursor.state_dict(), "wall_s": wall}
             checkpoint.save(config.run_dir, step, policy, optimizer, saved, config.keep_checkpoints)
 
-    reader.clips.close()
-
     # ---------------------------------------------------------------------------------------------------------------
     # The end: the gap after the last sync, export, pictures, summary (rank 0 writes; the gather needs all)
     if state["step"] > done_before:
@@ -382,7 +390,7 @@ def train(config: Config, inputs: Inputs, device: torch.device, engine: Engine |
         if state["after"]:
             print(before_after({"before": state["before"], "after": state["after"]}))
         print(f"done: {state['step']} rounds in {summary['wall_s']:.0f} s, see {config.run_dir}", flush=True)
-    return engine
+    return live
 
 
 # -- setting up --------------------------------------------------------------------------------------------------------

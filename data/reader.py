@@ -13,25 +13,27 @@ from data.video import ClipError
 from episode import Prompt, Question, View
 
 
+def open_clips(settings) -> Clips:
+    """The processes that decode clips by `settings`: a `config.Config`, or other settings with its names."""
+    return Clips(
+        ClipSettings(settings.frames, settings.max_pixels, settings.min_frame_pixels, settings.max_frame_pixels),
+        workers=settings.decode_workers,
+        deadline=settings.decode_timeout,
+        cache=(os.path.abspath(settings.cache_dir), int(settings.cache_gb * 1e9)) if settings.cache_dir else None,
+    )
+
+
 class Reader:
-    """Questions -> prompts. `clips` decodes them, ahead of time and in processes of its own; close it at the end.
+    """Questions -> prompts. `settings`: a `config.Config`, or other settings with its names."""
 
-    `settings`: a `config.Config`, or other settings with its names of frames, budgets, decoding and prompts.
-    """
-
-    def __init__(self, processor, settings):
+    def __init__(self, processor, settings, clips: Clips):
         self._processor = processor
+        self.clips = clips
         self._max_tokens = settings.max_prompt_tokens
         self._words = {
             "system_prompt": SYSTEM_PROMPT if settings.system_prompt == "paper" else settings.system_prompt,
             "answer_request": ANSWER_REQUEST if settings.answer_request == "paper" else settings.answer_request,
         }
-        self.clips = Clips(
-            ClipSettings(settings.frames, settings.max_pixels, settings.min_frame_pixels, settings.max_frame_pixels),
-            workers=settings.decode_workers,
-            deadline=settings.decode_timeout,
-            cache=(os.path.abspath(settings.cache_dir), int(settings.cache_gb * 1e9)) if settings.cache_dir else None,
-        )
 
     def render(self, question: Question, view: View | None) -> Prompt:
         """The prompt about one view of a question's clip, of whatever length."""

@@ -31,7 +31,7 @@ import parallel
 from config import Config
 from data.dataset import BadRow, load_questions, report_bad_rows
 from data.filter import fingerprint
-from data.reader import Reader
+from data.reader import Reader, open_clips
 from episode import Prompt, Question
 from eval.answer import CHUNK, Answered, in_chunks, share
 from model import banned_ids, load_processor, resolve_checkpoint
@@ -254,7 +254,7 @@ def sample(args: RunArgs, folder: str, questions: Sequence[Question], device: to
 
     engine = build_engine(EngineSettings.of(args, sleep_level=0), folder, banned_ids(processor), device)
     mine = share(questions, args.tensor_parallel)
-    reader = Reader(processor, args)
+    reader = Reader(processor, args, open_clips(args))
     chunks = in_chunks(
         engine,
         mine,

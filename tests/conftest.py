@@ -68,6 +68,19 @@ def launch(script: str, *flags: object, ranks: int = 2, expect: int = 0) -> subp
 
 
 @pytest.fixture(scope="module")
+def one_rank():
+    """This process as a group of one, for code that asks who it is."""
+    import torch.distributed as dist
+
+    if dist.is_initialized():
+        yield
+    else:
+        dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+        yield
+        dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
 def one_thread():
     """Matrices of the tiny model are too small to share: two threads on busy cores mostly wait for each other."""
     import torch

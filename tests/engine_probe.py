@@ -1,6 +1,6 @@
 """Facts about one live engine beside one policy, printed as JSON; run in a process of its own by test_engine.py.
 
-python tests/engine_probe.py MODEL_FOLDER
+python tests/engine_probe.py MODEL_FOLDER [only-load]
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def image(seed: int, height: int, width: int) -> View:
     return View(pixels.to(torch.uint8), "identity", 0.0, 1, (0,))
 
 
-def main(folder: str) -> None:
+def main(folder: str, only_load: str = "") -> None:
     device = parallel.start()
     torch.manual_seed(5)
     before_engine = torch.get_rng_state()
@@ -86,12 +86,22 @@ def main(folder: str) -> None:
         copies = engine.checksums()
         return all(checksum(tensor) == copies.get(name) for name, tensor in named())
 
+    def same_greedy() -> bool:
+        greedy = Sampling(n=1, temperature=0.0, max_tokens=24)
+        ours, theirs = sample(how=greedy), sample(other, greedy)
+        return [out.rollouts[0].ids for out in ours] == [out.rollouts[0].ids for out in theirs]
+
     first = sample()
     facts["gap_start"] = gap(first)
     facts["gap_start_images"], facts["gap_start_text"] = gap(first, IMAGES), gap(first, TEXT)
     facts["distinct"] = len({rollout.ids for rollout in first[0].rollouts})
     facts["same_noise"] = first[0].rollouts[0].ids == first[1].rollouts[0].ids
     facts["reproducible"] = [r.ids for o in first for r in o.rollouts] == [r.ids for o in sample() for r in o.rollouts]
+    other = HfEngine(folder, dtype="float32", banned_ids=policy.banned_ids, device=device)
+    facts["hf_same_greedy"] = same_greedy()
+    if only_load:
+        print(json.dumps(facts), flush=True)
+        os._exit(0)
     banned = set(map(processor.tokenizer.convert_tokens_to_ids, BANNED_TOKENS))
     facts["banned_sampled"] = any(banned & set(r.ids) for o in first for r in o.rollouts)
     facts["checksums_start"] = checksums_equal()
@@ -115,12 +125,8 @@ def main(folder: str) -> None:
     engine.sync(named())
     facts["gap_after_prefix_reset"] = gap(sample())
 
-    greedy = Sampling(n=1, temperature=0.0, max_tokens=24)
-    other = HfEngine(folder, dtype="float32", banned_ids=policy.banned_ids, device=device)
     other.sync(named())
-    facts["hf_same_greedy"] = [o.rollouts[0].ids for o in sample(how=greedy)] == [
-        o.rollouts[0].ids for o in sample(other, greedy)
-    ]
+    facts["hf_same_greedy_synced"] = same_greedy()
     hf_outputs = sample(other)
     facts["hf_gap"] = gap(hf_outputs, slice(None))
     facts["hf_distinct"] = len({rollout.ids for rollout in hf_outputs[0].rollouts})
@@ -138,4 +144,4 @@ def main(folder: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

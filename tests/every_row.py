@@ -46,7 +46,7 @@ ROWS = {
 
 def main(world: str, out: str) -> None:
     local_ranks = int(os.environ["LOCAL_WORLD_SIZE"])  # read before the engine: vLLM overwrites it
-    device, engine = parallel.start(), None
+    device, live = parallel.start(), None
     loaded, load_policy = [], train.load_policy
     train.load_policy = lambda *args, **kwargs: loaded.append(1) or load_policy(*args, **kwargs)
     for name, flags in ROWS.items():
@@ -55,7 +55,7 @@ def main(world: str, out: str) -> None:
              f"{out}/{name}", "--max-steps", "3", "--save-every", "0", "--no-export", "--questions", "4",
              "--rollouts", "4", "--checksum-every", "0", "--samples-every", "1", *flags]
         )  # fmt: skip
-        engine = train.train(config, train.prepare(config, local_ranks), device, engine)
+        live = train.train(config, train.prepare(config, local_ranks), device, live)
         (Path(out) / name / "models_loaded").write_text(str(len(loaded)))
         loaded.clear()
     sys.stdout.flush()

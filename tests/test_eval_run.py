@@ -20,7 +20,7 @@ import config
 import parallel
 from data import filter as row_filter
 from data.dataset import load_questions
-from data.reader import Reader
+from data.reader import Reader, open_clips
 from data.video import ClipError
 from episode import Prompt, Question, Rollout
 from eval import run as eval_run
@@ -144,15 +144,16 @@ def test_the_prompt_is_trainings(tmp_path, tiny_folder):
 
     write_world(tmp_path, train=3, pairs=1)
     processor, settings = load_processor(tiny_folder), config.parse(["--preset", "toy"])
-    trains, rates = Reader(processor, settings), Reader(processor, args_of("--preset", "toy"))
+    clips = open_clips(settings)
+    trains, rates = Reader(processor, settings, clips), Reader(processor, args_of("--preset", "toy"), clips)
     questions, _ = load_questions(tmp_path / "train.jsonl", tmp_path, check_files=False)
-    with trains.clips, rates.clips:
+    with clips:
         for question in questions:
-            prompt = rates.prompt(question, rates.clips.submit(question).result())
-            expected = trains.render(question, trains.clips.view(question))
+            prompt = rates.prompt(question, clips.submit(question).result())
+            expected = trains.render(question, clips.view(question))
             assert prompt.text == expected.text and torch.equal(prompt.view.frames, expected.view.frames)
             assert "None of the above" in prompt.text
-    short = Reader(processor, args_of("--preset", "toy", "--max-prompt-tokens", 50))
+    short = Reader(processor, args_of("--preset", "toy", "--max-prompt-tokens", 50), clips)
     with pytest.raises(ClipError, match=r"its prompt has \d+ tokens, --max-prompt-tokens is 50"):
         short.prompt(questions[0], expected.view)
 
@@ -220,7 +221,7 @@ def test_two_ranks_a_kill_a_resume_on_one_rank_and_the_filter(tmp_path):
     (tmp_path / damaged).write_bytes((tmp_path / damaged).read_bytes()[:200])
     shared = ["--preset", "toy", "--model", "toy/warm_start_checkpoint", "--rows", rows, "--dtype", "float32"]
     whole, stopped = tmp_path / "whole.jsonl", tmp_path / "stopped.jsonl"
-    done = launch("-m", "eval.run", *shared, "--output", whole)
+    done = launch("-m", "eval.run", *shared, "--output", whole, ranks=1)
     rates = rows_of(whole)
     assert len(rates) == 24 and "24 rows, 0 done" in done.stdout
     assert [row["row"] for row in rates] == list(range(1, 25))

@@ -9,7 +9,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-import torch.distributed as dist
 
 import score as scoring
 from episode import Group, Prompt, Question, Rollout
@@ -24,14 +23,7 @@ EPS = 1e-4
 PAPER, FOUR = MethodSettings(), MethodSettings(rollouts=4, shuffled_rollouts=4)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_rank():
-    if dist.is_initialized():
-        yield
-    else:
-        dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-        yield
-        dist.destroy_process_group()
+pytestmark = pytest.mark.usefixtures("one_rank")
 
 
 def question(name="q", task_type="Temporal", data_type="video", null_letter=None):

@@ -134,8 +134,8 @@ def test_a_run_does_not_go_on_with_other_settings(toy_run, toy_flags):
 
 
 def test_the_export_answers_the_same_in_transformers_and_in_vllm(toy_run):
-    environment = os.environ | {"OMP_NUM_THREADS": "2", "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, str(ROOT / "tests" / "engine_probe.py"), str(toy_run / "export")]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, str(ROOT / "tests" / "engine_probe.py"), str(toy_run / "export"), "only-load"]
     done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stderr[-3000:]
     facts = json.loads(done.stdout.strip().splitlines()[-1])
@@ -189,18 +189,24 @@ def test_one_process_and_the_transformers_engine(toy_flags, tmp_path):
     assert rows_of(run_dir)[1]["policy/engine_gap_mean"] <= 2e-3
 
 
+@pytest.mark.parametrize("flags, words", [((), "--train-file is missing"), (("--no-such-flag",), "no-such-flag")])
+def test_a_users_mistake_is_one_readable_line(flags, words, tmp_path):
+    done = run_train(*flags, "--run-dir", tmp_path / "run", ranks=1, expect=2)
+    assert words in done.stderr and "Traceback" not in done.stderr
+
+
 @pytest.mark.parametrize(
     "flags, words",
     [
-        ((), "--train-file is missing"),
         (("--train-file", "nowhere.jsonl"), "nowhere.jsonl"),
         (("--train-file", "README.md"), "README.md"),
         (("--preset", "toy", "--model", "Qwen3-VL-8B"), "Qwen/Qwen3-VL-8B-Instruct"),
         (("--preset", "toy", "--model", "/no/such/folder"), "/no/such/folder"),
         (("--preset", "toy", "--questions", "9", "--updates", "2"), "--questions 9"),
-        (("--no-such-flag",), "no-such-flag"),
+        (("--preset", "toy", "--method", "ppo"), "--method ppo"),
     ],
 )
-def test_a_users_mistake_is_one_readable_line(flags, words, tmp_path):
-    done = run_train(*flags, "--run-dir", tmp_path / "run", ranks=1, expect=2)
-    assert words in done.stderr and "Traceback" not in done.stderr
+def test_mistakes_found_before_the_start(flags, words, tmp_path, one_rank):
+    with pytest.raises((ValueError, OSError), match=words) as caught:
+        train.prepare(parse([*flags, "--run-dir", str(tmp_path / "run")]), 1)
+    assert "\n" not in str(caught.value)
