@@ -96,9 +96,11 @@ class ChatClient:
             self.url = urlsplit(base_url.rstrip("/") + "/chat/completions")
             _ = self.url.port  # an attribute that raises
         except ValueError as error:
-            raise ValueError(f"base URL {base_url!r}: {error}") from error
+            raise ValueError(f"--base-url: {error}") from error
+        if self.url.username is not None or self.url.query or self.url.fragment:
+            raise ValueError("--base-url must be a plain https://host/v1: no user, no query, no fragment")
         if self.url.scheme not in ("http", "https") or not self.url.hostname:
-            raise ValueError(f"base URL must look like https://host/v1, got {base_url!r}")
+            raise ValueError(f"--base-url must look like https://host/v1, got {base_url!r}")
         if not api_key.isprintable() or not api_key.isascii():
             raise ValueError("the API key holds characters that no header can carry")
         self.model, self.deadline_s, self.tries, self.backoff_s = model, deadline_s, tries, backoff_s
@@ -137,7 +139,7 @@ class ChatClient:
             _cut(connection)
 
     def _host(self) -> str:
-        return self.url.netloc.rpartition("@")[2]  # never the password of a URL
+        return self.url.netloc
 
     def _try(self, payload: bytes) -> Reply:
         connection, target = self._connection()
@@ -198,7 +200,7 @@ class ChatClient:
             choice = json.loads(data)["choices"][0]
             message, finish = choice["message"], choice.get("finish_reason") or "stop"
             reasoning = message.get("reasoning_content") or message.get("reasoning") or ""
-            reply = Reply(message.get("content") or "", reasoning, finish)
+            reply = Reply(self._without_key(message.get("content") or ""), self._without_key(reasoning), finish)
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             raise _TryAgain(f"HTTP 200, but no chat completion: {self._explanation(data)}") from error
         if not all(isinstance(part, str) for part in (reply.text, reply.reasoning, reply.finish)):
@@ -214,9 +216,11 @@ class ChatClient:
         return self._one_line(str(text)) or "no explanation"
 
     def _one_line(self, text: str) -> str:
-        if self._key:
-            text = text.replace(self._key, "***")  # some servers repeat it
-        return " ".join("".join(c if c.isprintable() else " " for c in text).split())[:300]
+        return " ".join("".join(c if c.isprintable() else " " for c in self._without_key(text)).split())[:300]
+
+    def _without_key(self, text: str) -> str:
+        """Some servers repeat it, and a reply is kept."""
+        return text.replace(self._key, "***") if self._key and isinstance(text, str) else text
 
 
 def _cut(connection: http.client.HTTPConnection) -> None:

@@ -92,7 +92,7 @@ def parse(text: str) -> str | None:
     _, _, reply = text.rpartition("</think>")
     if "<think>" in reply:
         return None
-    lines = [line for line in reply.splitlines() if line.strip()]
+    lines = [line for line in reply.split("\n") if line.strip()]
     if not lines:
         return None
     word = lines[-1].strip().strip(_MARKUP).strip()

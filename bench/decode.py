@@ -115,9 +115,15 @@ def measure(paths: list[Path], args: BenchArgs) -> list[dict]:
 
 
 def waiting_share(run_dir: Path) -> float:
-    """time/draw over time/round of a run, the first round left out (its clips wait for the workers' start)."""
+    """time/draw over time/round less time/eval of a run; the first round, which waits for the workers' start, left out.
+
+    Raises ValueError, one line, for a run of fewer than three rounds.
+    """
     rounds = [row for row in read_metrics(run_dir / "metrics.jsonl") if row["step"] > 1]
-    return sum(row["time/draw"] for row in rounds) / sum(row["time/round"] for row in rounds)
+    if len(rounds) < 2:
+        raise ValueError(f"{run_dir}: needs a run of at least three rounds, found {len(rounds) + 1}")
+    trained = sum(row["time/round"] - row.get("time/eval", 0.0) for row in rounds)
+    return sum(row["time/draw"] for row in rounds) / trained
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -24,7 +24,6 @@ from config import Config
 from data.clips import Clips, ClipSettings
 from data.dataset import BadRow, load_questions, report_bad_rows
 from data.prompts import build_prompt, processor_inputs
-from data.rows import read_rows
 from data.video import ClipError
 from episode import Question, View
 from verifiers import split_option
@@ -91,14 +90,7 @@ def prompt_tokens(processor, question: Question, view: View | None) -> int:
 
 
 def duplicates(questions: Sequence[Question], args: CheckArgs) -> Iterator[BadRow]:
-    """Rows with the id of an earlier row, and rows that ask an earlier row's question about the same clip."""
-    ids: dict[str, int] = {}
-    for row in read_rows(args.rows):
-        name = row.value.get("problem_id") if isinstance(row.value, dict) else None
-        if isinstance(name, str | int | float) and str(name).strip():
-            first = ids.setdefault(str(name).strip(), row.number)
-            if first != row.number:
-                yield BadRow(str(args.rows), row.number, "problem_id", "is that of another row", f"of row {first}")
+    """Rows that ask an earlier row's question about the same clip."""
     asked: dict[tuple, int] = {}
     for question in questions:
         options = tuple(sorted(split_option(option)[1].casefold() for option in question.options))

@@ -131,6 +131,8 @@ class Clips:
         }
         try:
             view, warning = worker.ask(request, self.deadline)
+        except BrokenPipeError:  # it died idle, and this file has no part in that
+            return self._read(question)
         finally:
             if worker.alive:
                 self._idle.put(worker)
@@ -170,7 +172,8 @@ class _Worker:
         self.alive = True
 
     def ask(self, request: dict, deadline: float) -> tuple[View, str | None]:
-        """The view, and what is wrong with the cache. ClipError where there is none; then it may have ended."""
+        """The view, and what is wrong with the cache. ClipError where there is none, BrokenPipeError from a child that
+        was dead before it was asked; after either it may have ended."""
         path, reply, until = request["path"], None, math.inf
         try:
             if not self._ready:
@@ -182,12 +185,12 @@ class _Worker:
             until = time.monotonic() + deadline
             self._child.stdin.write(json.dumps(request).encode() + b"\n")
             reply = self._read_reply(until)
-        except BrokenPipeError:
-            pass  # died after the look at it
         finally:
             if reply is None or reply[0]["retires"]:  # on Ctrl-C too: a late reply must not answer the next request
                 late = time.monotonic() >= until
                 self.end()
+                self._child.stdin.close()  # here, not in `end`: another thread may be reading then
+                self._child.stdout.close()
         if reply is None:
             reason = f"not decoded within {deadline:g} s" if late else "its decoder crashed"
             raise ClipError(f"{path}: {reason}")

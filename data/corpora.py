@@ -120,7 +120,7 @@ def tvbench(row: dict, stem: str) -> dict:
     """FunAGI/TVBench, json/TASK.json: video, question, candidates, answer and, for two tasks, start and end (seconds).
 
     The task is the file's name, and the folder of its videos; letters are generated; the gold letter is that of the
-    first candidate equal to the answer. Verified: names of tasks, columns.
+    candidate equal to the answer. Verified: names of tasks, columns.
     """
     candidates, answer = _texts(row, "candidates"), _text(row, "answer")
     if len(candidates) > len(ascii_uppercase):
@@ -128,6 +128,8 @@ def tvbench(row: dict, stem: str) -> dict:
     if answer not in (stripped := [candidate.strip() for candidate in candidates]):
         raise Refused("answer", "is none of the candidates", f"got {answer!r}")
     options = [f"{letter}. {text}" for letter, text in zip(ascii_uppercase, stripped, strict=False)]
+    if stripped.count(answer) > 1:
+        raise Refused("candidates", "hold the answer twice: one of two right letters would be wrong", f"{answer!r}")
     gold = ascii_uppercase[stripped.index(answer)]
     question = _video_choice(_text(row, "question"), options, gold, f"{stem}/{_text(row, 'video')}", stem)
     if stem in CLIPPED_TASKS:
@@ -157,6 +159,8 @@ def sti_bench(row: dict, stem: str) -> dict:
     for name, value in zip(("time_start", "time_end"), times, strict=True):
         if not isinstance(value, int | float) or isinstance(value, bool):
             raise Refused(name, "must be a number of seconds", f"got {value!r}")
+    if not 0 <= times[0] < times[1] < float("inf"):
+        raise Refused("time_start", "must lie before time_end, neither negative", f"got {times[0]} and {times[1]}")
     problem = f"From {times[0]} s to {times[1]} s. {_text(row, 'Question')}"
     options = [f"({letter}) {text}" for letter, text in sorted(candidates.items()) if text is not None]
     return _video_choice(problem, options, _text(row, "Answer"), _text(row, "Video"), row.get("Task"))
@@ -276,7 +280,9 @@ CORPORA = {
 
 
 def inside(prefix: str, path: str) -> str:
-    """`path` below `prefix`; Refused if it climbs. An absolute one stays absolute: the loader refuses it."""
+    """`path` below `prefix`; Refused if empty or climbing. An absolute one stays absolute: the loader refuses it."""
+    if not path.strip():
+        raise Refused("path", "missing or empty")
     joined = PurePosixPath(prefix, path)
     if ".." in joined.parts:
         raise Refused("path", 'must not hold ".."', f"got {path!r}")

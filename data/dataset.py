@@ -14,7 +14,7 @@ import random
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from string import ascii_uppercase
 
@@ -233,7 +233,7 @@ def load_questions(
     or "off" (evaluation, row 12). `check_files=False` leaves clips unseen (the router reads text only).
     `task_types=False` ignores the field (benchmark files use the name for categories of their own).
 
-    Ids are unique, since draws are seeded by them: a repeated `problem_id` gets "#row" appended.
+    Ids are unique, since draws are seeded by them: a row with the `problem_id` of an earlier one is not used.
     Raises ValueError, one line, where the file as a whole cannot be read or holds no row.
     """
     if null_option not in NULL_OPTION_MODES:
@@ -241,16 +241,15 @@ def load_questions(
     root = os.path.realpath(data_root)
     if check_files and not os.path.isdir(root):
         raise ValueError(f"{data_root}: the data root must be a folder; give the one that `path` is relative to")
-    questions, bad, seen = [], [], set()
+    questions, bad, rows = [], [], {}
     for raw in read_rows(file):
         try:
             question = _question(raw, root, null_option, check_files, task_types)
+            if (first := rows.setdefault(question.id, raw.number)) != raw.number:
+                raise _Fault("problem_id", "is that of an earlier row", f"{question.id!r} of row {first}")
         except _Fault as fault:
             bad.append(BadRow(str(file), raw.number, *fault.args))
             continue
-        while question.id in seen:
-            question = replace(question, id=f"{question.id}#{raw.number}")
-        seen.add(question.id)
         questions.append(question)
     if not questions and not bad:
         raise ValueError(f"{file}: holds no rows")

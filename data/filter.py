@@ -41,6 +41,9 @@ class FilterArgs:
     """Their pass rates, from `python -m eval.run`: JSON or JSONL with id and pass_rate."""
     output: Path
     """Kept rows, JSONL."""
+    data_root: Path | None = None
+    """The one that the rates were made with: rows that were unusable there (no file, a link out of it) have no rate and
+    are dropped as such. Without it, files are not looked for."""
     manifest: Path | None = None
     """Dropped rows with the reason, JSONL; default: the output's name and .dropped.jsonl."""
     min: float = 0.0
@@ -118,8 +121,8 @@ def match(args: FilterArgs, ratings: Mapping[str, Rating]) -> tuple[dict[int, Qu
 
     Raises ValueError where a rating is of another question, or, without --keep-unrated, where rows have none.
     """
-    # No file is opened: the root is a name under which `path` may lie.
-    questions, bad = load_questions(args.rows, "/rows", check_files=False)
+    # No file is opened; without a root, `path` must stay below a name.
+    questions, bad = load_questions(args.rows, args.data_root or "/rows", check_files=False)
     for question in questions:
         rating = ratings.get(question.id)
         if rating and rating.fingerprint and rating.fingerprint != fingerprint(question):

@@ -17,6 +17,8 @@ from episode import View
 
 MIN_PIXELS = 4 * CELL * CELL
 """Lower pixel budget of an image (the donor recipe's); the upper one is a frame's."""
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+"""What is opened, by content. Not among them: EPS, for which Pillow would start Ghostscript on the file."""
 
 
 def read_image(path: str | Path, *, max_pixels: int = 768 * CELL * CELL) -> View:
@@ -30,11 +32,11 @@ def read_image(path: str | Path, *, max_pixels: int = 768 * CELL * CELL) -> View
     if not os.path.isfile(path):
         raise ClipError(f"{path}: no such file")
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=FORMATS) as image:
             image.load()  # before the EXIF tag is read: a PNG may hold it behind its pixels
             pixels = _rgb(ImageOps.exif_transpose(image))
     except UnidentifiedImageError as error:
-        raise ClipError(f"{path}: not an image that can be opened") from error
+        raise ClipError(f"{path}: not an image of a kind that is opened ({', '.join(FORMATS)})") from error
     except (OSError, SyntaxError, ValueError, NotImplementedError, Image.DecompressionBombError) as error:
         raise ClipError(f"{path}: damaged or too large an image: {error}") from error
     try:

@@ -16,6 +16,7 @@ import hashlib
 import json
 import os
 import sys
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -133,8 +134,10 @@ def write_image(data: bytes, root: Path, folder: str) -> str:
             raise Refused("image", "another file of this name is there", relative)
         return relative
     os.makedirs(os.path.dirname(target), exist_ok=True)
-    Path(target + ".part").write_bytes(data)
-    os.replace(target + ".part", target)
+    with tempfile.NamedTemporaryFile(dir=os.path.dirname(target), suffix=".part", delete=False) as part:
+        part.write(data)
+    os.chmod(part.name, 0o644)
+    os.replace(part.name, target)
     return relative
 
 
@@ -293,7 +296,8 @@ def main(argv: list[str] | None = None) -> int:
     if missing:
         print(f"  {len(missing)} ids of {args.keep} are of no row, such as {min(missing)!r}")
     if not written:
-        print(f"error: no row was converted; reasons are in {args.output}.refused.txt", file=sys.stderr)
+        reasons = f"reasons are in {args.output}.refused.txt" if bad else "the input holds none"
+        print(f"error: no row was converted; {reasons}", file=sys.stderr)
         return 2
     return 0
 

@@ -107,11 +107,29 @@ def _open(path: str) -> decord.VideoReader:
         raise ClipError(f"{path}: text, not a video")
     if any(head[at : at + 1] == head[at + step : at + step + 1] == b"G" for at, step in ((0, 188), (4, 192))):
         raise ClipError(f"{path}: the decoder loses frames of an MPEG transport stream; remux it (ffmpeg -c copy)")
+    declared = _declared_size(head)
+    if declared > os.path.getsize(path):  # FFmpeg plays it to where it ends, and the question may be about the rest
+        raise ClipError(f"{path}: truncated: its header announces {declared} bytes, it has {os.path.getsize(path)}")
     try:
         # One thread: clips are decoded side by side, and more threads per clip only contend.
         return decord.VideoReader(path, num_threads=1)
     except (decord.DECORDError, RuntimeError) as error:
         raise ClipError(f"{path}: not a video that the decoder can open") from error
+
+
+def _declared_size(head: bytes) -> int:
+    """Bytes that a Matroska, WebM or AVI file says it has; 0 for other kinds and for streams of unknown length. (In
+    MP4 the decoder finds the damage itself.)"""
+    if head[:4] == b"RIFF":
+        return 8 + int.from_bytes(head[4:8], "little")
+    if head[:4] != b"\x1a\x45\xdf\xa3":
+        return 0
+    at = head.find(b"\x18\x53\x80\x67") + 4  # the segment: all that follows the header
+    if at < 4 or at >= len(head) or head[at] == 0:
+        return 0
+    length = 9 - head[at].bit_length()  # EBML: the leading zeros of a size tell its bytes
+    size = int.from_bytes(head[at : at + length], "big") & ((1 << 7 * length) - 1)
+    return at + length + size if size != (1 << 7 * length) - 1 else 0
 
 
 @dataclass(frozen=True)
@@ -286,6 +304,8 @@ def sample_clip(
     per_frame = max(min(max_frame_pixels, max_pixels / len(indices) * 2), int(1.05 * min_frame_pixels))
     raw, resized = [], []
     for frame in _frames(source, reader, [first + i for i in indices]):
+        if frame.shape[2] != 3:  # decord pads the rows of some widths up to 72
+            raise ClipError(f"{path}: the decoder cannot read frames of {frame.shape[1]}x{frame.shape[0]}")
         raw.append(frame)
         if len(raw) + len(resized) < len(indices) and len(raw) * frame.nbytes < RAW_BYTES:
             continue  # decoder and resize by turns, frame by frame, would cost a tenth more

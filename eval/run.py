@@ -180,7 +180,10 @@ def open_output(args: RunArgs, folder: str) -> set[str]:
     settings |= {"model": os.path.realpath(folder), "rows_sha256": file_sha256(args.rows)}
     sidecar = Path(f"{args.output}.settings.json")
     if sidecar.exists():
-        before = json.loads(sidecar.read_text())
+        try:
+            before = dict(json.loads(sidecar.read_text()))
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{sidecar}: is not the settings file of --output {args.output}: {error}") from error
         # Rows are told by their content: the file may have moved.
         changed = [name for name in settings if name != "rows" and before.get(name) != settings[name]]
         if changed:

@@ -107,10 +107,10 @@ def test_duplicates(run, root):
     rows += [ROW | {"options": ["A. up", "B. right"], "problem_id": 5}, TEXT | {"problem_id": 6}, TEXT]
     code, out, _ = run(rows)
     assert code == 1 and "4 of 7 rows are fine" in out
-    assert "2 rows, problem_id: is that of another row" in out
-    assert "2 rows, row: same question and path as another row" in out
+    assert "2 rows, problem_id: is that of an earlier row" in out
+    assert "1 rows, row: same question and path as another row" in out
     assert "rows.jsonl:2 row: same question and path as another row (row 1)" in out
-    assert "rows.jsonl:3 problem_id: is that of another row (of row 1)" in out
+    assert "rows.jsonl:3 problem_id: is that of an earlier row ('1' of row 1)" in out
 
 
 def test_overlap_with_an_evaluation_set_is_by_content(run, root):

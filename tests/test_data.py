@@ -328,11 +328,44 @@ def test_frames_that_an_edit_list_hides_do_not_count(tmp_path, frames):
     assert bars_seen(inside) == [60 + i for i in inside.frame_indices]
 
 
-def test_a_stream_that_ends_before_its_header_says_is_as_long_as_it_is(tmp_path):
-    whole = write_bars(tmp_path / "whole.mkv").read_bytes()
-    (tmp_path / "cut.mkv").write_bytes(whole[: len(whole) // 2])
-    view = sample_clip(tmp_path / "cut.mkv", frames=8)
-    assert 40 < view.source_frames < 80 and bars_seen(view) == list(frame_indices(view.source_frames, 8))
+@pytest.mark.parametrize("name", ["a.mkv", "a.avi", "a.mp4", "a.mov"])
+def test_a_truncated_file_is_refused(tmp_path, name):
+    """FFmpeg plays what is left of a Matroska file or an AVI, and nothing says that the rest is missing."""
+    whole = write_bars(tmp_path / name).read_bytes()
+    sample_clip(tmp_path / name, frames=8)
+    for share in (0.5, 0.98):
+        (tmp_path / name).write_bytes(whole[: int(share * len(whole))])
+        with pytest.raises(ClipError, match="truncated|can open|damaged"):
+            sample_clip(tmp_path / name, frames=8)
+
+
+def test_a_live_stream_announces_no_size(tmp_path):
+    """Every byte of a Matroska size of ones: unknown."""
+    whole = write_bars(tmp_path / "a.mkv").read_bytes()
+    at = whole.index(b"\x18\x53\x80\x67") + 4
+    length = 9 - whole[at].bit_length()
+    unknown = bytes([(1 << (9 - length)) - 1]) + b"\xff" * (length - 1)
+    (tmp_path / "live.mkv").write_bytes(whole[:at] + unknown + whole[at + length : int(0.5 * len(whole))])
+    assert 40 < sample_clip(tmp_path / "live.mkv", frames=8).source_frames < 80
+
+
+def test_a_width_that_the_decoder_garbles_is_refused(tmp_path):
+    for width in (16, 48, 72):
+        path = write_clip(tmp_path / f"{width}.mp4", np.zeros((4, 64, width, 3), dtype=np.uint8))
+        with pytest.raises(ClipError, match="cannot read frames|damaged"):
+            sample_clip(path, frames=4)
+
+
+def test_no_program_is_started_for_an_image(tmp_path, monkeypatch):
+    """Pillow hands EPS, under whatever name, to Ghostscript."""
+    program = tmp_path / "gs"
+    program.write_text(f"#!/bin/sh\ntouch {tmp_path}/started\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    (tmp_path / "a.jpg").write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 64 64\n%%EndComments\nshowpage\n")
+    with pytest.raises(ClipError, match="not an image"):
+        read_image(tmp_path / "a.jpg")
+    assert not (tmp_path / "started").exists()
 
 
 @pytest.mark.parametrize("name", ["a.mp4", "a.mkv"])
@@ -713,7 +746,12 @@ def test_a_row_that_is_no_object(root, row):
 
 def test_jsonl_goes_on_after_a_broken_line(root):
     file = root.parent / "rows.jsonl"
-    lines = [json.dumps(ROW), "", '{"problem": ', json.dumps(ROW | {"problem": "a\u2028b"}, ensure_ascii=False)]
+    lines = [
+        json.dumps(ROW),
+        "",
+        '{"problem": ',
+        json.dumps(ROW | {"problem_id": 8, "problem": "a\u2028b"}, ensure_ascii=False),
+    ]
     file.write_text("\n".join(lines), encoding="utf-8")
     questions, [bad] = load_questions(file, root)
     assert [question.row for question in questions] == [1, 4]
@@ -801,7 +839,7 @@ def test_null_option_comes_last_in_the_same_style(options, appended, letter):
 )
 def test_null_option_modes(root, mode, video, text, number):
     rows = [ROW, ROW | {"data_type": "text"}, ROW | {"problem_type": "numerical", "options": [], "solution": 3}]
-    questions, _ = load(root, *rows, null_option=mode)
+    questions, _ = load(root, *(row | {"problem_id": i} for i, row in enumerate(rows)), null_option=mode)
     assert [question.null_letter for question in questions] == [video, text, number]
     assert [len(question.options) for question in questions] == [2 + bool(video), 2 + bool(text), 0]
 
@@ -813,8 +851,12 @@ def test_null_option_is_never_the_gold_answer_by_letter(root):
 
 def test_ids_are_unique_and_stable(root):
     no_id = {key: value for key, value in ROW.items() if key != "problem_id"}
-    questions, _ = load(root, ROW, ROW, no_id, ROW | {"problem_id": "7"}, ROW | {"problem_id": "x"})
-    assert [question.id for question in questions] == ["7", "7#2", "3", "7#4", "x"]
+    questions, bad = load(root, ROW, ROW, no_id, ROW | {"problem_id": "7"}, ROW | {"problem_id": "x"})
+    assert [question.id for question in questions] == ["7", "3", "x"]
+    assert [(row.row, row.field, row.detail) for row in bad] == [
+        (2, "problem_id", "'7' of row 1"),
+        (4, "problem_id", "'7' of row 1"),
+    ]
 
 
 def test_text_rows_need_no_path(root):

@@ -124,8 +124,20 @@ def test_unrated_rows_are_listed_by_row(run, tmp_path):
 
 def test_repeated_and_missing_ids_are_matched_as_the_loader_names_them(run, tmp_path):
     nameless = {name: value for name, value in ROW.items() if name != "problem_id"}
-    code, _, _ = run([row(7), row(7), nameless], [rate(7, 0), rate("7#2", 4), rate(3, 8)])
-    assert code == 0 and [d["id"] for d in rows_of(tmp_path / "kept.jsonl.dropped.jsonl")] == ["7", "3"]
+    code, _, _ = run([row(7), row(7), nameless], [rate(7, 4), rate(3, 8)])
+    dropped = {d["row"]: (d["id"], d["reason"]) for d in rows_of(tmp_path / "kept.jsonl.dropped.jsonl")}
+    assert code == 0 and dropped == {2: (None, "unusable row"), 3: ("3", "all right")}
+
+
+def test_a_link_out_of_the_root_is_no_row_without_a_rate(run, tmp_path):
+    """The rates know it as unusable, for they look at the root; so must the filter, or it would wait for ever."""
+    (tmp_path / "root").mkdir()
+    (tmp_path / "root" / "out.mp4").symlink_to("/etc/hostname")
+    rows, rates = [row(1), row(2, data_type="video", path="out.mp4")], [rate(1, 4)]
+    assert run(rows, rates)[0] == 2
+    assert run(rows, rates, "--data-root", str(tmp_path / "root"))[0] == 0
+    [dropped] = rows_of(tmp_path / "kept.jsonl.dropped.jsonl")
+    assert dropped["row"] == 2 and "leaves the data root" in dropped["detail"]
 
 
 def test_a_rate_of_another_question_is_refused(run):
@@ -136,12 +148,13 @@ def test_a_rate_of_another_question_is_refused(run):
 def test_the_fingerprint_knows_question_and_gold_not_the_null_option(tmp_path):
     file = write_lines(tmp_path / "rows.jsonl", ROW)
     prints = set()
-    for null_option in ("off", "video"):
+    for null_option in ("video", "off"):
         [question], _ = load_questions(file, tmp_path, null_option=null_option, check_files=False)
         prints.add(fingerprint(question))
     assert len(prints) == 1
-    for change in ({"gold": "A"}, {"problem": "?"}, {"start": 1.0}, {"options": ("A. right", "B. left")}):
-        assert fingerprint(replace(question, **{"null_letter": None} | change)) not in prints
+    changes = [{"gold": "A"}, {"problem": "?"}, {"start": 1.0}, {"end": 9.0}, {"options": ("A. right", "B. left")}]
+    for change in changes:
+        assert fingerprint(replace(question, **change)) not in prints, change
 
 
 @pytest.mark.parametrize(

@@ -76,6 +76,13 @@ def test_every_flag_in_the_readme_is_a_setting():
     assert flags <= fields | {f"no_{name}" for name in fields}, flags - fields
 
 
+def test_the_readme_names_the_corpora():
+    from data.corpora import CORPORA
+
+    [line] = [line for line in README.splitlines() if line.startswith("#") and " | tvbench | " in line]
+    assert line.split(";")[0].strip("# ").split(" | ") == list(CORPORA)
+
+
 def test_files_import_only_lower_levels():
     trees = modules()
     assert set(trees) == set(LEVELS)

@@ -108,6 +108,7 @@ CASES = {
         (TVBENCH | {"start": 4, "end": 1}, ("start", "before end")),
         (TVBENCH | {"start": 1, "end": 4, "answer": "fly"}, ("answer", "none of the candidates")),
         (TVBENCH | {"candidates": "run"}, ("candidates", "list of texts")),
+        (TVBENCH | {"start": 1, "end": 4, "candidates": ["jump", "run", "jump"]}, ("candidates", "twice")),
     ],
     "sti_bench": [
         (
@@ -119,10 +120,12 @@ CASES = {
                 "start": None,
             },
         ),
-        (sti_row(Candidates='{"A": "left", "B": "right"}'), {"options": ["(A) left", "(B) right"]}),
+        (sti_row(Candidates='{"B": "right", "A": "left"}'), {"options": ["(A) left", "(B) right"]}),
         (sti_row(Candidates=["left", "right"]), ("Candidates", "must map")),
         (sti_row(Candidates="{"), ("Candidates", "not valid JSON")),
         (sti_row(time_start=None), ("time_start", "number of seconds")),
+        (sti_row(time_start=6.0), ("time_start", "before time_end")),
+        (sti_row(time_start=float("nan")), ("time_start", "before time_end")),
         (sti_row(Answer="E"), ("solution", "not among the options")),
     ],
     "mmr_v": [
@@ -268,6 +271,19 @@ def test_an_image_is_written_once_and_never_out_of_the_root(tmp_path):
     with pytest.raises(sources.Refused, match="out of the media root"):
         sources.write_image(PNG, root, "b")
     assert sorted(os.listdir(tmp_path)) == ["root"]
+
+
+def test_an_old_pyarrow_would_unpickle_and_is_refused(tmp_path, monkeypatch, capsys):
+    pa = pytest.importorskip("pyarrow")
+    monkeypatch.setattr(pa, "__version__", "14.0.1")
+    code, _, _ = run(tmp_path, "mmr_v", b"PAR1", file="test.parquet")
+    assert code == 2 and "pyarrow 14.0.1 is unsafe" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("task", "clipped"), [("action_sequence", 1), ("action_localization", 1), ("scene", 0)])
+def test_two_tasks_of_tvbench_are_about_a_part_of_the_video(tmp_path, task, clipped):
+    code, rows, _ = run(tmp_path, "tvbench", [TVBENCH | {"start": 1.5, "end": 4}], file=f"{task}.json")
+    assert code == 0 and ("start" in rows[0]) == bool(clipped)
 
 
 def test_without_pyarrow_a_parquet_file_names_the_package(tmp_path, monkeypatch, capsys):
