@@ -26,6 +26,7 @@ from PIL import Image
 from test_data import grey_frames, write_clip
 
 import data.clips
+from bench import decode
 from data.cache import FrameCache
 from data.clips import Clips, ClipSettings
 from data.image import read_image
@@ -357,6 +358,20 @@ def test_workers_use_the_cache(folder, tmp_path, capfd):
             assert same(clips.view(question(source)), view)
         assert same(clips.view(question(folder / "good1.mp4")), view)
     assert capfd.readouterr().err.count("warning: --cache-dir: ") == 1
+
+
+# -- the benchmark -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_the_benchmark_measures_each_way_and_the_waiting_of_a_run(tmp_path):
+    path = decode.write_clip(tmp_path / "a.mp4", 128, 96, 2)
+    one, both = decode.measure([path], decode.BenchArgs(repeats=1))
+    assert (one["clip"], both["clip"]) == ("a.mp4", "all")
+    assert one["isolation_ratio"] == one["plain"] / one["workers"] and one["cache_ratio"] > 1
+    rows = [{"step": i, "time/draw": 1.0, "time/round": 11.0 + i, "time/eval": 1.0 + i} for i in range(4)]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert decode.waiting_share(tmp_path) == pytest.approx(0.1)
 
 
 # -- a run -------------------------------------------------------------------------------------------------------------
