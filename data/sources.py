@@ -17,7 +17,6 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -26,6 +25,7 @@ import tyro
 
 from data.corpora import CORPORA, Corpus, Refused, inside
 from data.dataset import BadRow, load_questions, report_bad_rows
+from data.parquet import read_parquet
 from data.rows import RawRow, read_rows
 
 
@@ -58,26 +58,6 @@ class Args:
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Inputs
-
-
-def _parquet(path: Path) -> Iterator[RawRow]:
-    """Rows of a parquet file, a few at a time. Raises ValueError, one line, where it cannot be read."""
-    try:
-        import pyarrow
-        from pyarrow.parquet import ParquetFile
-    except ImportError as error:
-        raise ValueError(f"{path}: a parquet file needs the package pyarrow: pip install 'pyarrow>=15'") from error
-    if int(pyarrow.__version__.split(".")[0]) < 15:  # earlier ones unpickle what a file asks them to
-        raise ValueError(f"{path}: pyarrow {pyarrow.__version__} is unsafe: pip install 'pyarrow>=15'")
-    number = 0
-    try:
-        with ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_size=64):
-                for row in batch.to_pylist():
-                    number += 1
-                    yield RawRow(number, row)
-    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: cannot be read as parquet: {str(error).splitlines()[0]}") from error
 
 
 def input_files(paths: tuple[Path, ...]) -> list[Path]:
@@ -218,7 +198,7 @@ def convert(args: Args) -> tuple[int, list[BadRow], set[str]]:
     try:
         with part.open("wb") as lines:
             for file in files:
-                for raw in _parquet(file) if file.suffix == ".parquet" else read_rows(file):
+                for raw in read_parquet(file) if file.suffix == ".parquet" else read_rows(file):
                     try:
                         lines.write(converter.line(raw, file))
                         origins.append((file, raw.number))

@@ -59,7 +59,7 @@ ROWS = {
         }),
     ],
 }  # fmt: skip
-HELPERS = {"common", "gpu_check"}
+HELPERS = {"common", "gpu_check", "vlmevalkit", "lmms_eval"}
 
 
 @pytest.fixture

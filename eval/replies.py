@@ -1,0 +1,214 @@
+r"""A model's reply -> the answer it gives, or None where it gives none or more than one. Pure functions.
+
+Training's verifier wants a box and nothing else (`verifiers.verify`); a benchmark is also answered by models that were
+never asked for one. So a reply is read in this order, and the first place that says anything decides:
+
+1. thoughts are cut out (<think>...</think>; an unclosed one runs to the end): what is thought is not answered;
+2. the last complete \boxed{...}; a box that was cut off is no answer;
+3. the last <answer>...</answer>;
+4. the whole text as one answer ("B", "(b)", "B. left", "left"; "No.");
+5. what it states as its answer ("the answer is B", "Best option: (B)");
+6. its first and its last line; 7. an option that it points at ("I choose B", "(B)"), a free-standing yes or no.
+
+Two different answers at one place are none. Public toolkits are laxer, and pay for it: the first capital A-D anywhere
+takes the article of "A man" (Video-MME's), a reply "(" is every option (MVBench's), text after a failed judge call
+is a random one; others reject "(B)" or "\boxed{B}" (TempCompass'). `tests/test_benchmarks.py` holds these as cases.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Callable, Iterable, Sequence
+
+from verifiers import MAX_ANSWER_CHARS, canonical_answer, last_box, split_option
+
+_THOUGHT = re.compile(r"<think>.*?(?:</think>|\Z)", re.DOTALL)
+_TAGGED = re.compile(r"<answer>((?:(?!<answer>).)*?)</answer>", re.DOTALL)
+_STATED = re.compile(
+    r"\b(?:answer|prediction|(?:best|correct|right)\s+(?:option|choice|caption|sentence))\b"
+    r"(?:\s+(?:is|would\s+be|should\s+be|must\s+be)\b)?\s*[:=]?((?:(?!\b(?:answer|prediction)\b)[^\n])*)",
+    re.IGNORECASE,
+)
+# A lone "A" or "I" is mostly a word: these two need a mark after them.
+_MARKED = r"(?:[(\[]([A-Za-z])[)\]]|([A-Z])(?=\s*(?:$|[.):,;!\]]))|([B-HJ-Z])(?![\w']))"
+_LEADING = re.compile(rf"[\s*\"'`]*(?:option\s+)?{_MARKED}(?!\W*(?:or|and|&|/|,)\W*[A-Z](?![\w']))")
+_POINTED = re.compile(
+    rf"(?:\b(?:option|choice|letter|choose|select|pick|go\s+with|is|say)\s+[\"'*]*{_MARKED}|[(\[]([A-Z])[)\]])"
+)
+_HEDGED = re.compile(r"(?<![\w'])[(\[]?[A-Z][)\]]?\s*(?:\bor\b|/)\s*[(\[]?[A-Z](?![\w'])")
+_DENIED = re.compile(r"(?:\bnot|n't|\bnever|\bcannot|\bneither)\s+(?:\w+\s+){0,2}[\"'*(\[]*$", re.IGNORECASE)
+_REJECTED = re.compile(r"\W*(?:is|are|was)(?:n't|\s+(?:not|wrong|incorrect|false))\b", re.IGNORECASE)
+
+
+def read_choice(reply: str, options: Sequence[str]) -> str | None:
+    """Letter of the one option ("A. left", ...) that the reply gives; None without one."""
+
+    def whole(text: str) -> str | None:
+        return canonical_answer(text, options, "multiple choice")
+
+    def stated(clause: str) -> str | None:
+        first_sentence = re.split(r"(?<=\w{2})[.;!]\s", clause, maxsplit=1)[0]
+        return whole(clause) or whole(first_sentence) or _letter(_LEADING.match(clause))
+
+    def pointed(text: str) -> list[str | None]:
+        if _HEDGED.search(text):
+            return []
+        return [
+            _letter(match)
+            for match in _POINTED.finditer(text)
+            if not _DENIED.search(text[max(0, match.start() - 40) : match.start(match.lastindex)])
+            and not _REJECTED.match(text, match.end())
+        ]
+
+    letters = {pair[0] for pair in map(split_option, options) if pair}
+    answer = _read(reply, whole, stated, pointed)
+    return answer if answer in letters else None
+
+
+_YES_NO = re.compile(r"(yes|no)", re.IGNORECASE)
+_BOTH = re.compile(r"\byes\b\W+(?:(?:and|or)\W+)?no\b|\bno\b\W+(?:or\W+)?yes\b", re.IGNORECASE)
+# "no" also counts things ("no one", "no doubt"): it answers only where the sentence ends or starts anew after it.
+_YES_NO_LEAD = re.compile(
+    r"[\s*\"'`(]*(yes|no)\b(?=[\s*\"'`)]*(?:$|[.,;!\n\u2013\u2014-])|\s+(?:the|it|he|she|they|there|this|that|i|we)\b)",
+    re.IGNORECASE,
+)
+_YES_NO_FREE = re.compile(r"(?<![\w'])(yes|no)(?=[*\"'`)]*(?:\s*$|[.,;!]))", re.IGNORECASE)
+
+
+def read_yes_no(reply: str) -> str | None:
+    """ "yes" or "no"; None where the reply says neither, or both."""
+
+    def whole(text: str) -> str | None:
+        lone = _YES_NO.fullmatch(text.strip(" \t\r\n.,;:!*\"'`()[]{}$"))
+        return lone[1].lower() if lone else None
+
+    def lead(text: str) -> str | None:
+        match = None if _BOTH.match(text.lstrip(" *\"'`(")) else _YES_NO_LEAD.match(text)
+        return match[1].lower() if match else None
+
+    def free(text: str) -> list[str]:
+        text = _BOTH.sub(" ", text)
+        free = [match for match in _YES_NO_FREE.finditer(text) if not _DENIED.search(text[: match.start()][-40:])]
+        return [match[1].lower() for match in free]
+
+    return _read(reply, whole, lead, free, line=lead)
+
+
+def _read(
+    reply: str,
+    whole: Callable[[str], str | None],
+    stated: Callable[[str], str | None],
+    pointed: Callable[[str], Iterable[str | None]],
+    *,
+    line: Callable[[str], str | None] | None = None,
+) -> str | None:
+    """The seven places of the module's docstring, in order, with the given readers of a text, a clause and a line."""
+    text = answer_text(reply)
+    if text is None or len(text) > MAX_ANSWER_CHARS:
+        return None
+    if last_box(text) is not None:
+        return whole(last_box(text))
+    if tagged := _TAGGED.findall(text):
+        return whole(tagged[-1])
+    text = text.strip()
+    lines = [part for part in text.split("\n") if part.strip()] or [""]
+    places = (
+        lambda: [whole(text)],
+        lambda: [stated(match[1]) for match in _STATED.finditer(text)],
+        lambda: map(line or whole, (lines[0], lines[-1])),
+        lambda: pointed(text),
+    )
+    for place in places:
+        if found := set(place()) - {None}:
+            return found.pop() if len(found) == 1 else None
+    return None
+
+
+def answer_text(reply: str) -> str | None:
+    r"""The reply without its thoughts (which the prompt may have opened); None where a \boxed{ was cut off."""
+    text = _THOUGHT.sub("\n", reply).rpartition("</think>")[2]
+    return None if "\\boxed" in text and last_box(text) is None else text
+
+
+def _letter(match: re.Match | None) -> str | None:
+    return None if match is None else next(group for group in match.groups() if group).upper()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# TempCompass' two formats of its own
+
+_LABEL = r"(?:Caption|Option|Sentence)"
+
+
+def read_caption_matching(reply: str, label: str, options: Sequence[str]) -> str | None:
+    """Letter of the option that the reply gives, where the benchmark calls them "Caption A", "Sentence A" (`label`) or
+    "Option 1". A letter where numbers were offered is no answer.
+    """
+    text = answer_text(reply) or ""
+    box = last_box(text)
+    text = text if box is None else box
+    if label == "Option":
+        if re.fullmatch(r"\W*[A-Za-z]\W*", text):
+            return None
+        text = re.sub(r"\A(\W*)([1-9])(?=\W|\Z)", lambda m: m[1] + chr(ord("@") + int(m[2])), text)
+        text = re.sub(r"((?:answer|option)(?:\s+is)?\W*\s)([1-9])\b", _lettered, text, flags=re.IGNORECASE)
+    # "Caption B: text" is then "B: text", which every reader knows.
+    text = re.sub(rf"\b{_LABEL}\s+(?=[A-Z](?:\W|\Z))", "", text, flags=re.IGNORECASE)
+    return read_choice(text, options)
+
+
+def _lettered(match: re.Match) -> str:
+    return match[1] + chr(ord("@") + int(match[2]))
+
+
+def read_caption(reply: str, options: Sequence[str]) -> str | None:
+    """Letter of the one piece of information that a caption conveys, without a judge.
+
+    TempCompass asks a language model which option a caption fits. Here an option is conveyed where the caption holds
+    its words as a phrase (endings set aside: "dunks", "dunking") or else all those of its words that no other option
+    has; an option whose phrase lies within another's that is conveyed does not count. A judge's verdict ("B", "B. ...")
+    may stand in the caption's place.
+    """
+    if letter := read_choice(reply, options):
+        return letter
+    said = _stems(answer_text(reply) or "")
+    phrases = {letter: _stems(text) for letter, text in map(split_option, options)}
+    conveyed = {letter for letter, words in phrases.items() if words and _within(words, said)}
+    conveyed = {
+        letter
+        for letter in conveyed
+        if not any(phrases[letter] != phrases[o] and _within(phrases[letter], phrases[o]) for o in conveyed)
+    }
+    if not conveyed:
+        for letter, words in phrases.items():
+            own = set(words).difference(*(phrases[other] for other in phrases if other != letter))
+            if own and own <= set(said):
+                conveyed.add(letter)
+    return conveyed.pop() if len(conveyed) == 1 else None
+
+
+def caption_options(question: str) -> list[str]:
+    """("A. dunking a basketball", ...) of a captioning question's lines "Information A: {'subject': ..., ...}": the
+    values that tell the options apart. Raises ValueError where no two options can be read.
+    """
+    found = [ast.literal_eval(text) for text in re.findall(r"^Information [A-Z]: (\{.*\})\s*$", question, re.MULTILINE)]
+    names = [name for name in found[0] if len({str(option.get(name)) for option in found}) > 1] if found else []
+    if len(found) < 2 or not names:
+        raise ValueError("holds no two different lines 'Information A: {...}'")
+    texts = [" ".join(str(option.get(name, "")) for name in names) for option in found]
+    return [f"{chr(ord('A') + i)}. {text}" for i, text in enumerate(texts)]
+
+
+def _stems(text: str) -> list[str]:
+    """Lower-case words without articles and without -ing, -ed, -es, -s and a doubled last letter ("running": "run")."""
+    stems = []
+    for word in re.findall(r"[a-z0-9]+", text.casefold()):
+        stem = re.sub(r"(?<=\w{3})(?:ing|ed|es|s|e)$", "", word)
+        stems.append(re.sub(r"([b-df-hj-np-rt-z])\1$", r"\1", stem))
+    return [stem for stem in stems if stem not in ("a", "an", "the", "is", "ar")]
+
+
+def _within(words: Sequence[str], text: Sequence[str]) -> bool:
+    """True where the words stand in the text in order, side by side."""
+    return any(text[at : at + len(words)] == words for at in range(len(text) - len(words) + 1))
