@@ -1,0 +1,354 @@
+"""The paper's Tables 1, 4 and 5 of several runs: values, bootstrap intervals, differences against the first run.
+
+Pure functions of answers that are already judged right or wrong. Accuracies are percent. Intervals are 95 % percentile
+intervals of a bootstrap over units (pairs, instances, questions). All runs are resampled together, so that the interval
+of a difference is that of the paired difference: two runs answer the same questions, and most of the noise is shared.
+Axes: U units, B resamples.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from eval.report_runs import FULL_VIDEO, UNIT_SIZE, Answer, Part, Run, common_units
+from eval.scoring import Unit, chance, content, interval, is_static
+
+SHORTCUTS = {
+    FULL_VIDEO: "Full Video",
+    "single_frame": "Single Frame",
+    "shuffled": "Shuffled Frames",
+    "text_only": "Text Only",
+}
+"""Table 4's columns (paper App. A.4)."""
+TITLES = {
+    "dybench": "DyBench",
+    "pairs": "Own pairs",
+    "timeblind": "TimeBlind",
+    "tempcompass": "TempCompass",
+    "tempcompass_multi_choice": "TempCompass multi-choice",
+    "tempcompass_yes_no": "TempCompass yes/no",
+    "tempcompass_caption_matching": "TempCompass caption matching",
+    "tempcompass_captioning": "TempCompass captioning",
+    "videomme": "VideoMME",
+    "mvbench": "MVBench",
+}
+STRICT = {"dybench": "P-Acc", "pairs": "P-Acc", "timeblind": "I-Acc"}
+"""Name of the share of units with every answer right (paper Sec. 4)."""
+PAIRED = ("dybench", "pairs")
+"""Benchmarks in sub-tasks, some of them perhaps static, which Tables 4 and 5 take apart."""
+TEMPCOMPASS = ("tempcompass_multi_choice", "tempcompass_yes_no", "tempcompass_caption_matching")
+"""One column of Table 1, micro-averaged; captioning needs a judge and stays apart."""
+MAX_GROUPS = 40
+"""A fact with more values than this names items, not groups."""
+
+Units = Mapping[str, Mapping[str, Sequence[Answer]]]
+"""Label -> unit -> answers; the same units under each label."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A number with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run's number in one column, percent."""
+
+    score: Interval
+    difference: Interval | None
+    """Against the first run, paired; None in its own row, and where it has no such number."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """Acc or a strict accuracy of some units."""
+
+    group: str
+    """Heading over the column: benchmark, sub-task or setting."""
+    metric: str
+    n: int
+    """Answers for Acc, units for a strict accuracy."""
+    chance: float | None
+    """Of uniform, independent guesses among the options; None where there is nothing to guess from."""
+    cells: Mapping[str, Cell]
+    """Label -> cell; a run without these answers is not in it."""
+    falls: bool = False
+    """Less is better."""
+
+
+@dataclass(frozen=True)
+class Table:
+    name: str
+    """Of its picture's file."""
+    title: str
+    note: str
+    columns: Sequence[Column]
+
+
+@dataclass(frozen=True)
+class Bootstrap:
+    resamples: int = 2000
+    seed: int = 0
+
+    def weights(self, count: int) -> np.ndarray:
+        """(B, U) times each unit is drawn; the same for the same U, whatever is measured."""
+        return (
+            np.random.default_rng(self.seed)
+            .multinomial(count, np.full(count, 1 / count), size=self.resamples)
+            .astype(float)
+        )
+
+
+Metrics = Mapping[str, Callable[[Sequence[Answer]], Unit]]
+"""Metric -> what it finds in the answers of one unit."""
+Columns = Callable[..., list[Column]]
+"""(heading, units, metrics) -> columns against the first run."""
+
+
+def all_tables(runs: Sequence[Run], bootstrap: Bootstrap) -> tuple[list[Table], list[Table], list[str]]:
+    """(the paper's tables, breakdowns by every fact the items carry, what to say aloud) of evaluation runs.
+
+    ValueError where two runs of a benchmark share no question (`report_runs.common_units`).
+    """
+    parts = sorted({part for run in runs for part in run.answers})
+    shared: dict[Part, Units] = {}
+    notices = [notice for run in runs for notice in run.notices]
+    for part in parts:
+        shared[part], said = common_units(runs, part)
+        notices += said
+
+    def columns(group: str, units: Units, metrics: Metrics) -> list[Column]:
+        return columns_of(group, units, metrics, runs[0].label, bootstrap)
+
+    paper = [main_table(shared, columns)]
+    for benchmark in dict.fromkeys(name for name, shortcut in parts if shortcut != FULL_VIDEO):
+        paper.append(shortcut_table(benchmark, shared, columns))
+    paper += [subtask_table(name, shared[name, FULL_VIDEO], columns) for name in PAIRED if (name, FULL_VIDEO) in shared]
+    paper.append(relation_table(shared, columns))
+    breakdowns = [tempcompass_table(shared, columns)]
+    breakdowns += [table for part in parts if part[1] == FULL_VIDEO for table in fact_tables(part[0], shared, columns)]
+    paper, breakdowns = ([table for table in of if table.columns] for of in (paper, breakdowns))
+    return paper, breakdowns, list(dict.fromkeys(notices))
+
+
+# -- what is found in a unit -------------------------------------------------------------------------------------------
+
+
+def metrics_of(benchmark: str) -> Metrics:
+    """Acc and, for a paired benchmark, its strict accuracy."""
+    if benchmark not in STRICT:
+        return {"Acc": right}
+    return {"Acc": right, STRICT[benchmark]: lambda rows: all_right(rows, UNIT_SIZE[benchmark])}
+
+
+def right(rows: Sequence[Answer]) -> Unit:
+    return sum(row.correct for row in rows), len(rows), sum(map(chance, rows))
+
+
+def all_right(rows: Sequence[Answer], size: int) -> Unit:
+    """Of a unit of `size` answers; one that lacks any is wrong."""
+    whole = len(rows) == size
+    return whole and all(row.correct for row in rows), 1, math.prod(map(chance, rows)) if whole else 0.0
+
+
+def same_answer(rows: Sequence[Answer]) -> Unit:
+    """One readable answer on both sides, by the options' words: the failure of Fig. 1 where the truth differs."""
+    said = [content(row) for row in rows]
+    return len(said) == 2 and said[0] is not None and said[0] == said[1], 1, math.nan
+
+
+def questions_right(rows: Sequence[Answer]) -> Unit:
+    """TimeBlind's Q-Acc: of its two questions, those right on both videos (roles 0, 1 and 2, 3)."""
+    return _halves(rows, lambda role: role // 2)
+
+
+def videos_right(rows: Sequence[Answer]) -> Unit:
+    """TimeBlind's V-Acc: of its two videos, those with both questions right (roles 0, 2 and 1, 3)."""
+    return _halves(rows, lambda role: role % 2)
+
+
+def _halves(rows: Sequence[Answer], half: Callable[[int], int]) -> Unit:
+    parts = [all_right([row for row in rows if half(int(row.id) % 4) == which], 2) for which in (0, 1)]
+    return sum(part[0] for part in parts), 2, sum(part[2] for part in parts)
+
+
+# -- tables ------------------------------------------------------------------------------------------------------------
+
+
+def main_table(shared: Mapping[Part, Units], columns: Columns) -> Table:
+    """Table 1: every benchmark, full video."""
+    found, note = [], "Full video. Pairs: dynamic sub-tasks."
+    for name in (*PAIRED, "timeblind", "tempcompass", "videomme", "mvbench"):
+        units = shared.get((name, FULL_VIDEO), {})
+        if name in PAIRED:
+            units = dynamic(units)
+        if name == "tempcompass":
+            units, kinds = tempcompass(shared)
+            if kinds:
+                note += f" TempCompass: all items of {', '.join(kinds)}."
+        found += columns(TITLES[name], units, metrics_of(name))
+    return Table("table1", "Table 1: benchmarks", note, found)
+
+
+def subtask_table(benchmark: str, units: Units, columns: Columns) -> Table:
+    """Table 5: pairs by sub-task; `Overall` is over the dynamic ones, static ones follow it."""
+    rows, metrics = first_rows(units), metrics_of(benchmark)
+    order = ("reversible_dynamics", "moving_direction", "event_sequence")
+    names = sorted(
+        {row.subtask or "none" for row in rows}, key=lambda name: (*(name != known for known in order), name)
+    )
+
+    def of(name: str) -> list[Column]:
+        part = only(units, lambda row: (row.subtask or "none") == name)
+        return columns(subtask_title(name), part, metrics)
+
+    found = [column for name in names if not is_static(name) for column in of(name)]
+    found += columns("Overall", dynamic(units), metrics)
+    found += [column for name in names if is_static(name) for column in of(name)]
+    note = "Overall is over the dynamic sub-tasks. A pair counts for P-Acc when both sides are right."
+    return Table(f"table5_{benchmark}", f"Table 5: {TITLES[benchmark]} by sub-task", note, found)
+
+
+def relation_table(shared: Mapping[Part, Units], columns: Columns) -> Table:
+    """How the answers of a unit hang together: Fig. 1, left, and TimeBlind's Q-Acc and V-Acc."""
+    found = []
+    for name in PAIRED:
+        units = shared.get((name, FULL_VIDEO), {})
+        same = columns(f"{TITLES[name]}, dynamic", dynamic(units), {"Same answer": same_answer})
+        found += [replace(column, falls=True) for column in same]
+        static = only(units, lambda row: is_static(row.subtask or ""))
+        found += columns(f"{TITLES[name]}, static", static, {"Agreement": same_answer})
+    blind = shared.get(("timeblind", FULL_VIDEO), {})
+    found += columns(TITLES["timeblind"], blind, {"Q-Acc": questions_right, "V-Acc": videos_right})
+    note = (
+        "Same answer: pairs that got one answer on both sides although the truth differs (Fig. 1, left; less is "
+        "better). Agreement: the same where the truth agrees (more is better)."
+    )
+    return Table("relations", "Same answers, questions and videos", note, found)
+
+
+def shortcut_table(benchmark: str, shared: Mapping[Part, Units], columns: Columns) -> Table:
+    """Table 4: one benchmark under inputs that destroy the order of time."""
+    settings = [name for part, name in shared if part == benchmark]
+    settings.sort(key=lambda name: (list(SHORTCUTS).index(name) if name in SHORTCUTS else len(SHORTCUTS), name))
+    found = []
+    for name in settings:
+        units = shared[benchmark, name]
+        units = dynamic(units) if benchmark in PAIRED else units
+        found += columns(SHORTCUTS.get(name, name.replace("_", " ")), units, metrics_of(benchmark))
+    title = TITLES.get(benchmark, benchmark)
+    return Table(
+        f"table4_{benchmark}",
+        f"Table 4: {title} under shortcuts",
+        "Inputs that destroy temporal information: a benchmark that needs it leaves every model near chance.",
+        found,
+    )
+
+
+def tempcompass_table(shared: Mapping[Part, Units], columns: Columns) -> Table:
+    """TempCompass by sub-task, each over the questions its own runs share."""
+    found = []
+    for name in (*TEMPCOMPASS, "tempcompass_captioning"):
+        kind = TITLES[name].removeprefix("TempCompass ")
+        found += columns(kind, shared.get((name, FULL_VIDEO), {}), metrics_of(name))
+    return Table("tempcompass_task", "TempCompass by sub-task", "", found)
+
+
+def fact_tables(benchmark: str, shared: Mapping[Part, Units], columns: Columns) -> list[Table]:
+    """A table for each fact of the items that groups them: Video-MME's duration, MVBench's task, ..."""
+    units = shared[benchmark, FULL_VIDEO]
+    rows, tables = first_rows(units), []
+    for fact in dict.fromkeys(key for row in rows for key in row.facts):
+        values = sorted({row.facts.get(fact, "none") for row in rows})
+        if (
+            fact in ("instance", "role", *(("subtask",) if benchmark in PAIRED else ()))
+            or not 1 < len(values) <= MAX_GROUPS
+        ):
+            continue
+        found = []
+        for value in values:
+            part = only(units, lambda row, fact=fact, value=value: row.facts.get(fact, "none") == value)
+            found += columns(value.replace("_", " "), part, metrics_of(benchmark))
+        tables.append(
+            Table(f"{benchmark}_{fact}", f"{TITLES.get(benchmark, benchmark)} by {fact.replace('_', ' ')}", "", found)
+        )
+    return tables
+
+
+# -- numbers -----------------------------------------------------------------------------------------------------------
+
+
+def columns_of(group: str, units: Units, metrics: Metrics, reference: str, bootstrap: Bootstrap) -> list[Column]:
+    """One column a metric; nothing where there are no units."""
+    names = list(next(iter(units.values()), {}))
+    if not names:
+        return []
+    weights = bootstrap.weights(len(names))
+    columns = []
+    for metric, find in metrics.items():
+        found = {label: [find(of[name]) for name in names] for label, of in units.items()}
+        first = next(iter(found.values()))
+        n, guessed = (sum(unit[at] for unit in first) for at in (1, 2))
+        cells = cells_of(found, weights, reference, bootstrap)
+        columns.append(Column(group, metric, n, None if math.isnan(guessed) else 100 * guessed / n, cells))
+    return columns
+
+
+def cells_of(
+    found: Mapping[str, Sequence[Unit]], weights: np.ndarray, reference: str, bootstrap: Bootstrap
+) -> dict[str, Cell]:
+    """Label -> cell. `weights` (B, U): how often each unit is drawn, under all labels alike."""
+    hits = {label: np.array([unit[0] for unit in units], dtype=float) for label, units in found.items()}
+    counts = np.array([unit[1] for unit in next(iter(found.values()))], dtype=float)
+    drawn = weights @ counts
+    cells = {}
+    for label, units in found.items():
+        low, high = interval(units, seed=bootstrap.seed, resamples=bootstrap.resamples)  # those of result.json
+        difference = None
+        if label != reference and reference in found:
+            more = hits[label] - hits[reference]
+            ends = np.percentile(100 * (weights @ more) / drawn, (2.5, 97.5))
+            difference = Interval(float(100 * more.sum() / counts.sum()), *map(float, ends))
+        cells[label] = Cell(Interval(float(100 * hits[label].sum() / counts.sum()), low, high), difference)
+    return cells
+
+
+def first_rows(units: Units) -> list[Answer]:
+    """Every question of the units, once."""
+    return [row for rows in next(iter(units.values()), {}).values() for row in rows]
+
+
+def only(units: Units, keep: Callable[[Answer], bool]) -> Units:
+    """Units whose first answer is kept: a unit belongs to one group."""
+    return {label: {name: rows for name, rows in found.items() if keep(rows[0])} for label, found in units.items()}
+
+
+def dynamic(units: Units) -> Units:
+    """Without the static sub-tasks: there a shortcut scores full marks (`eval.scoring`)."""
+    return only(units, lambda row: not is_static(row.subtask or ""))
+
+
+def tempcompass(shared: Mapping[Part, Units]) -> tuple[Units, list[str]]:
+    """The sub-tasks that every run with any of them answered, under names that do not clash; and which these are."""
+    parts = {name: shared[name, FULL_VIDEO] for name in TEMPCOMPASS if (name, FULL_VIDEO) in shared}
+    labels = list(dict.fromkeys(label for units in parts.values() for label in units))
+    common = {name: units for name, units in parts.items() if len(units) == len(labels)}
+    if not common:
+        return {}, []
+    joined = {
+        label: {f"{name}/{unit}": rows for name, units in common.items() for unit, rows in units[label].items()}
+        for label in labels
+    }
+    return joined, [TITLES[name].removeprefix("TempCompass ") for name in common]
+
+
+def subtask_title(name: str) -> str:
+    return name.replace("_", " ").title()
