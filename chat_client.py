@@ -14,6 +14,7 @@ import socket
 import threading
 import time
 import urllib.request
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -87,8 +88,10 @@ class ChatClient:
         tries: int = 6,
         backoff_s: float = 1.0,
         requests_per_minute: float | None = None,
+        fields: Mapping[str, object] | None = None,
     ):
-        """`base_url`: up to and with "/v1". `backoff_s`: first pause, doubled at each further try.
+        """`base_url`: up to and with "/v1". `backoff_s`: first pause, doubled at each further try. `fields`: of every
+        request's body, over the usual ones; None leaves one out (some models refuse `temperature`).
 
         Raises ValueError, one line, for a URL that is none.
         """
@@ -105,19 +108,27 @@ class ChatClient:
             raise ValueError("the API key holds characters that no header can carry")
         self.model, self.deadline_s, self.tries, self.backoff_s = model, deadline_s, tries, backoff_s
         self._key = api_key
+        self._fields = dict(fields or {})
         self._rate = RateLimit(requests_per_minute)
         self._closed = threading.Event()
         self._open: set[http.client.HTTPConnection] = set()
 
-    def ask(self, prompt: str, *, seed: int, temperature: float, max_tokens: int) -> Reply:
-        """The model's reply to one user turn. Raises Refused, or Unanswered once `tries` are used up."""
+    def ask(
+        self, prompt: str | Sequence[Mapping], *, seed: int, temperature: float, max_tokens: int, system: str = ""
+    ) -> Reply:
+        """The model's reply to one user turn: text, or the API's content parts (text and images).
+
+        Raises Refused, or Unanswered once `tries` are used up.
+        """
+        turns = [{"role": "system", "content": system}] if system else []
         body = {
             "model": self.model,
-            "messages": [{"role": "user", "content": prompt}],
+            "messages": [*turns, {"role": "user", "content": prompt}],
             "temperature": temperature,
             "max_tokens": max_tokens,
             "seed": seed,
         }
+        body = {name: value for name, value in (body | self._fields).items() if value is not None}
         payload = json.dumps(body).encode()
         for attempt in range(1, self.tries + 1):
             self._rate.wait(self._closed)

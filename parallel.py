@@ -49,11 +49,11 @@ def die_at_once(kind, error, trace) -> None:
     os._exit(1)
 
 
-def leave() -> None:
-    """End of a run that went well, once every rank is here."""
+def leave(code: int = 0) -> None:
+    """End of a run that went to its end, once every rank is here; `code`: its exit code."""
     dist.barrier()
     sys.stdout.flush()
-    os._exit(0)  # vLLM's teardown destroys the process group under the caller's feet; everything is written
+    os._exit(code)  # vLLM's teardown destroys the process group under the caller's feet; everything is written
 
 
 def is_main() -> bool:

@@ -1,4 +1,5 @@
 """The engine that samples: colocated vLLM, one per group of tensor-parallel ranks; and a plain transformers engine.
+Other models, for evaluation (`ChatEngine`) and the Task Router (`TextEngine`), stand at the end.
 
 Both have the same face: `generate`, `sync`, `checksums`, `sleep`, `wake`. What the trainer must know:
 
@@ -29,6 +30,7 @@ from typing import Protocol
 import numpy as np
 import torch
 import torch.distributed as dist
+from PIL import Image
 from tqdm import tqdm
 
 from config import CELL
@@ -67,7 +69,9 @@ class Generated:
     prompt_ids: tuple[int, ...]
     """(P,) expanded, as the engine saw them."""
     rollouts: list[Rollout]
-    """n of them."""
+    """n of them; none where there is an error."""
+    error: str = ""
+    """Why there is no completion; engines that a trainer samples from raise instead."""
 
 
 class Engine(Protocol):
@@ -114,7 +118,9 @@ class EngineSettings:
         return cls(**{name: getattr(settings, name) for name in names}, **others)
 
 
-def build_engine(settings: EngineSettings, folder: str, banned_ids: Sequence[int], device: torch.device) -> Engine:
+def build_engine(
+    settings: EngineSettings, folder: str, banned_ids: Sequence[int], device: torch.device, *, bar: bool = True
+) -> Engine:
     """The engine of a checkpoint folder, with room for the largest clip and image. All ranks take part."""
     if settings.engine == "hf":
         return HfEngine(folder, dtype=settings.dtype, banned_ids=banned_ids, device=device)
@@ -137,6 +143,7 @@ def build_engine(settings: EngineSettings, folder: str, banned_ids: Sequence[int
         eager=settings.engine_eager,
         sleep_level=settings.sleep_level,
         seed=settings.seed,
+        bar=bar,
     )
 
 
@@ -178,45 +185,33 @@ class VllmEngine:
         eager: bool = False,
         sleep_level: int = 1,
         seed: int = 0,
+        bar: bool = True,
     ):
         """`max_tokens`: prompt and completion together; `frame_shape`: (frames, height, width) of the largest clip;
-        `image_shape`: (height, width) of the largest image, None for an engine that takes none."""
-        os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # external_launcher: the engine lives in this process
-        os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-        logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it misses CUDA aloud on every rank
-        from vllm import LLM  # after the environment; and a machine without vLLM can still run --engine hf
-
-        on_gpu = torch.cuda.is_available()
+        `image_shape`: (height, width) of the largest image, None for an engine that takes none; `bar`: show the
+        progress of each `generate` on a terminal."""
         frames, height, width = frame_shape
         image = {"count": 1, "height": image_shape[0], "width": image_shape[1]} if image_shape else 0
-        memory = {"gpu_memory_utilization": gpu_memory} if on_gpu else {"kv_cache_memory_bytes": cpu_cache_mb << 20}
-        with _keep_rng(), _own_shared_memory(tensor_parallel > 1 and not on_gpu):
-            self.llm = LLM(
-                model=folder,
-                dtype=dtype,
-                seed=seed,
-                distributed_executor_backend="external_launcher",
-                tensor_parallel_size=tensor_parallel,
-                max_model_len=max_tokens,
-                max_num_seqs=max_sequences,
-                limit_mm_per_prompt={
-                    "image": image,
-                    "video": {"count": 1, "num_frames": frames, "height": height, "width": width},
-                },
-                logprobs_mode="processed_logprobs",
-                enable_prefix_caching=True,
-                enforce_eager=eager or not on_gpu,
-                enable_sleep_mode=on_gpu and sleep_level > 0,
-                disable_log_stats=True,
-                use_tqdm_on_load=False,
-                **memory,
-                **({} if on_gpu else {"block_size": 32}),
-            )
+        self.sleep_level = sleep_level if torch.cuda.is_available() else 0
+        self.llm = _colocated_llm(
+            folder,
+            limits={"image": image, "video": {"count": 1, "num_frames": frames, "height": height, "width": width}},
+            dtype=dtype,
+            max_tokens=max_tokens,
+            max_sequences=max_sequences,
+            tensor_parallel=tensor_parallel,
+            gpu_memory=gpu_memory,
+            cpu_cache_mb=cpu_cache_mb,
+            eager=eager,
+            seed=seed,
+            logprobs_mode="processed_logprobs",
+            enable_sleep_mode=self.sleep_level > 0,
+        )
         self.bias = {int(i): BAN_BIAS for i in banned_ids}
         self.tensor_parallel = tensor_parallel
-        self.sleep_level = sleep_level if on_gpu else 0
         self.tokenizer = self.llm.get_tokenizer()
-        shown = dist.get_rank() == 0 and sys.stderr.isatty()  # off a terminal vLLM divides by the bar's zero seconds
+        # Off a terminal vLLM divides by the bar's zero seconds.
+        shown = bar and dist.get_rank() == 0 and sys.stderr.isatty()
         self.bar = functools.partial(tqdm, leave=False) if shown else False
 
     def generate(self, requests: Sequence[Request]) -> list[Generated]:
@@ -284,6 +279,48 @@ class VllmEngine:
             self.llm.wake_up(tags=[what])
             if self.sleep_level == 2 and what == "weights":
                 self.llm.collective_rpc(_zero_plain_buffers)
+
+
+def _colocated_llm(
+    folder: str,
+    *,
+    limits: dict,
+    dtype: str,
+    max_tokens: int,
+    max_sequences: int,
+    tensor_parallel: int,
+    gpu_memory: float,
+    cpu_cache_mb: int,
+    eager: bool,
+    seed: int,
+    **more,
+):
+    """vLLM in this process, of this torchrun job's ranks. `limits`: the most of each medium in a prompt."""
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # external_launcher: the engine lives in this process
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it misses CUDA aloud on every rank
+    from vllm import LLM  # after the environment; and a machine without vLLM can still run --engine hf
+
+    on_gpu = torch.cuda.is_available()
+    memory = {"gpu_memory_utilization": gpu_memory} if on_gpu else {"kv_cache_memory_bytes": cpu_cache_mb << 20}
+    with _keep_rng(), _own_shared_memory(tensor_parallel > 1 and not on_gpu):
+        return LLM(
+            model=folder,
+            dtype=dtype,
+            seed=seed,
+            distributed_executor_backend="external_launcher",
+            tensor_parallel_size=tensor_parallel,
+            max_model_len=max_tokens,
+            max_num_seqs=max_sequences,
+            limit_mm_per_prompt=limits,
+            enable_prefix_caching=True,
+            enforce_eager=eager or not on_gpu,
+            disable_log_stats=True,
+            use_tqdm_on_load=False,
+            **memory,
+            **({} if on_gpu else {"block_size": 32}),
+            **more,
+        )
 
 
 def _vision(view: View | None) -> dict:
@@ -469,6 +506,65 @@ class HfEngine:
 
 def _as_list(value) -> list[int]:
     return value if isinstance(value, list) else [value]
+
+
+# -- other models ------------------------------------------------------------------------------------------------------
+
+
+class ChatEngine:
+    """vLLM with any multimodal model it runs, by that model's own chat template, frames as images. For evaluation: it
+    can only `generate`, and its rollouts carry no ids and no log-probs.
+    """
+
+    def __init__(self, settings: EngineSettings, folder: str, *, system_prompt: str):
+        """`system_prompt`: empty = no system turn. All ranks take part."""
+        self.llm = _colocated_llm(
+            folder,
+            limits={"image": settings.frames},
+            dtype=settings.dtype,
+            max_tokens=settings.max_prompt_tokens + settings.max_completion_tokens,
+            max_sequences=settings.engine_sequences,
+            tensor_parallel=settings.tensor_parallel,
+            gpu_memory=settings.engine_memory,
+            cpu_cache_mb=settings.engine_cpu_cache_mb,
+            eager=settings.engine_eager,
+            seed=settings.seed,
+        )
+        self.system_prompt = system_prompt
+
+    def generate(self, requests: Sequence[Request]) -> list[Generated]:
+        """Results in the order of `requests`, whose text is the user's words. What the model cannot take (a prompt
+        longer than it reads) has an `error`."""
+        from vllm import SamplingParams
+
+        params = [SamplingParams(n=r.sampling.n, temperature=r.sampling.temperature, max_tokens=r.sampling.max_tokens,
+                                 seed=r.seed) for r in requests]  # fmt: skip
+        try:
+            outputs = self.llm.chat([self._turns(request.prompt) for request in requests], params, use_tqdm=False)
+        except ValueError as error:  # one that is too long refuses all of them
+            if len(requests) > 1:
+                return [result for request in requests for result in self.generate([request])]
+            return [Generated((), [], " ".join(str(error).split())[:300])]
+        return [
+            Generated(
+                tuple(out.prompt_token_ids),
+                [Rollout((), torch.empty(0), reply.text, reply.finish_reason) for reply in out.outputs],
+            )
+            for out in outputs
+        ]
+
+    def _turns(self, prompt: Prompt) -> list[dict]:
+        content = [{"type": "image_pil", "image_pil": Image.fromarray(frame)} for frame in pictures_of(prompt.view)]
+        system = [{"role": "system", "content": self.system_prompt}] if self.system_prompt else []
+        return [*system, {"role": "user", "content": [*content, {"type": "text", "text": prompt.text}]}]
+
+
+def pictures_of(view: View | None) -> list[np.ndarray]:
+    """A view as images, uint8 (H, W, 3) each, as shown; a clip of one frame, which holds it twice, is one image."""
+    if view is None:
+        return []
+    frames = frames_thwc(view)
+    return list(frames[:1] if len(set(view.frame_indices)) == 1 else frames)
 
 
 # -- text only ---------------------------------------------------------------------------------------------------------

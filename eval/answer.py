@@ -6,7 +6,9 @@ An evaluation has no null option and no sampling: what the benchmark asks is wha
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
+from typing import Generic, TypeVar
 
 import torch.distributed as dist
 from tqdm import tqdm
@@ -22,43 +24,46 @@ from verifiers import verify
 CHUNK = 64  # prompts decoded and sent at a time: bounds memory, and moves the progress bar
 
 
-@dataclass(frozen=True)
-class Answered:
-    """A question and what the engine said to it."""
+T = TypeVar("T")
 
-    question: Question
+
+@dataclass(frozen=True)
+class Answered(Generic[T]):
+    """A question (or whatever stands for one) and what the engine said to it."""
+
+    question: T
     rollouts: list[Rollout] = field(default_factory=list)
     """Empty where the question could not be asked."""
     error: str = ""
     """Why it could not be asked."""
 
 
-def share(questions: Sequence[Question], tensor_parallel: int) -> Sequence[Question]:
+def share(questions: Sequence[T], tensor_parallel: int) -> Sequence[T]:
     """The questions of this rank's engine: they are dealt to the engines in turn."""
     return questions[dist.get_rank() // tensor_parallel :: dist.get_world_size() // tensor_parallel]
 
 
 def in_chunks(
     engine: Engine,
-    questions: Sequence[Question],
-    build: Callable[[Question], Prompt],
-    request: Callable[[Question, Prompt], Request],
+    questions: Sequence[T],
+    build: Callable[[T], Prompt],
+    request: Callable[[T, Prompt], Request],
     *,
     title: str,
     chunk: int = CHUNK,
-    ahead: Callable[[Sequence[Question]], None] = lambda _: None,
-) -> Iterator[list[Answered]]:
+    ahead: Callable[[Sequence[T]], None] = lambda _: None,
+) -> Iterator[list[Answered[T]]]:
     """This engine's questions answered, `chunk` at a time and in order, under a progress bar.
 
     `build` decodes and renders one; a ClipError from it makes the question one that cannot be asked. `ahead` is told
-    which questions come next, so that their clips can be read while the engine generates. Ranks that share an engine
-    take part with the same questions.
+    which questions come next, so that their clips can be read meanwhile: behind each other while a chunk is built, and
+    the next chunk's while the engine generates. Ranks that share an engine take part with the same questions.
     """
-    ahead(questions[:chunk])
-    with tqdm(total=len(questions), desc=title, leave=False, disable=None if is_main() else True) as bar:
+    with _bar(title, len(questions)) as bar:
         for at in range(0, len(questions), chunk):
             asked, refused = {}, {}
             for i, question in enumerate(questions[at : at + chunk], start=at):
+                ahead(questions[i : i + chunk])  # told again: it may hold fewer clips than a chunk has
                 try:
                     asked[i] = request(question, build(question))
                 except ClipError as error:
@@ -66,10 +71,52 @@ def in_chunks(
             ahead(questions[at + chunk : at + 2 * chunk])
             outputs = engine.generate(list(asked.values())) if asked else []
             answered = {
-                i: Answered(questions[i], out.rollouts) for i, out in zip(asked, outputs, strict=True)
+                i: Answered(questions[i], out.rollouts, out.error) for i, out in zip(asked, outputs, strict=True)
             } | refused
             yield [answered[i] for i in sorted(answered)]
             bar.update(len(answered))
+
+
+def as_they_come(
+    engine: Engine,
+    questions: Sequence[T],
+    build: Callable[[T], Prompt],
+    request: Callable[[T, Prompt], Request],
+    *,
+    title: str,
+    at_once: int,
+    ahead: Callable[[Sequence[T]], None] = lambda _: None,
+) -> Iterator[list[Answered[T]]]:
+    """The same for an engine whose `generate` waits for each request (an endpoint) and may be called from threads:
+    `at_once` requests under way, each answer yielded once it is there, in whatever order."""
+    pool, asked = ThreadPoolExecutor(at_once, "ask"), {}
+    try:
+        with _bar(title, len(questions)) as bar:
+            for at, question in enumerate(questions):
+                ahead(questions[at : at + at_once])
+                try:
+                    asked[pool.submit(engine.generate, [request(question, build(question))])] = question
+                    answered = _answered(asked) if len(asked) >= at_once else []
+                except ClipError as error:
+                    answered = [Answered(question, error=str(error))]
+                yield answered
+                bar.update(len(answered))
+            while asked:
+                answered = _answered(asked)
+                yield answered
+                bar.update(len(answered))
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _answered(asked: dict[Future, T]) -> list[Answered[T]]:
+    """Those of the requests under way that are answered, at least one; they are taken out."""
+    done, _ = wait(asked, return_when=FIRST_COMPLETED)
+    return [Answered(asked.pop(one), out.rollouts, out.error) for one in done for out in one.result()]
+
+
+def _bar(title: str, total: int) -> tqdm:
+    return tqdm(total=total, desc=title, leave=False, disable=None if is_main() else True)
 
 
 def answer(

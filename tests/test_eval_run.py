@@ -1,272 +1,564 @@
-"""pytest tests/test_eval_run.py -- pass rates: what is asked, counted, kept after a stop, and the same on any ranks."""
+"""pytest tests/test_eval_run.py -- benchmarks: asked, written, stopped, not to be asked; other engines."""
 
+import base64
+import contextlib
 import dataclasses
+import io
+import itertools
 import json
-import os
-import random
-import signal
-import subprocess
-import sys
+import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from unittest import mock
 
+import numpy as np
 import pytest
 import torch
-from conftest import ROOT, launch
+from conftest import launch
 from distributed import run_ranks
+from PIL import Image
+from test_router import Endpoint as Server
 
 import config
 import parallel
-from data import filter as row_filter
-from data.dataset import load_questions
-from data.reader import Reader, open_clips
-from data.video import ClipError
-from episode import Prompt, Question, Rollout
-from eval import run as eval_run
-from eval.answer import Answered
-from rollout import Generated
+from chat_client import ChatClient
+from data.prompts import question_text
+from data.video import ClipError, frame_indices
+from episode import Prompt, Question, Rollout, View
+from eval import answer, parts, predictions
+from eval.endpoint import Endpoint, content_parts
+from eval.scoring import paired_report
+from eval.settings import BenchmarkArgs, check_benchmarks
+from eval.shortcuts import SHORTCUTS
+from rollout import Generated, Request, Sampling, pictures_of
 
-QUESTION = Question("q", 3, "Which way?", "text", "multiple choice", ("A. left", "B. right"), "B", data_source="ours")
+SUBTASKS = ("moving_direction", "event_order", "static_colour")
 
 
 def args_of(*flags):
-    return config.parse([str(flag) for flag in flags], eval_run.RunArgs)
+    return config.parse([str(flag) for flag in flags], BenchmarkArgs)
 
 
-def rollout(text, tokens=4, finish="stop"):
-    return Rollout(tuple(range(tokens)), torch.zeros(tokens), text, finish)
-
-
-def rows_of(path):
+def read(path):
     return [json.loads(line) for line in Path(path).read_text().splitlines()]
 
 
-def test_a_row_of_the_output():
-    rollouts = [rollout("\\boxed{B}"), rollout("B", 6, "length"), rollout("\\boxed{right}"), rollout("\\boxed{A}", 2)]
-    row = eval_run.pass_rate(Answered(QUESTION, rollouts))
-    mark = row.pop("fingerprint")
-    assert row == {
-        "id": "q", "row": 3, "data_source": "ours", "passes": 2, "rollouts": 4, "pass_rate": 0.5, "mean_tokens": 4.0,
-        "unreadable": 1, "truncated": 1, "error": "",
-    }  # fmt: skip
-    row = eval_run.pass_rate(Answered(QUESTION, error="damaged"))
-    assert (row["pass_rate"], row["passes"], row["error"], row["fingerprint"]) == (None, None, "damaged", mark)
-    assert "damaged" in eval_run.report([row], []) and "-" in eval_run.report([row], [])
+def write_pairs(folder: Path, pairs: int = 5, **more) -> Path:
+    """Text rows: asked without a clip, so that nothing has to be decoded."""
+    rows = []
+    for subtask, index, side in itertools.product(SUBTASKS, range(pairs), "ab"):
+        options = ["A. left", "B. right"] if (index % 2 == 0) == (side == "a") else ["A. right", "B. left"]
+        gold = "left" if side == "a" or subtask.startswith("static") else "right"
+        rows.append({
+            "problem_id": f"{subtask}/{index}/{side}", "pair_id": f"{subtask}/{index}", "side": side,
+            "subtask": subtask, "problem": f"Which way, {subtask} {index}{side}?", "data_type": "text",
+            "problem_type": "multiple choice", "options": options, "solution": gold, **more,
+        })  # fmt: skip
+    file = folder / "pairs.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return file
 
 
-def test_defaults_and_presets_are_trainings():
-    ours = {field.name for field in dataclasses.fields(eval_run.RunArgs)}
-    for preset in ("paper", "toy"):
-        training, asked = config.parse(["--preset", preset]), args_of("--preset", preset)
-        shared = ours & set(vars(training)) - {"model", "engine_memory"}
-        assert {name: getattr(asked, name) for name in shared} == {name: getattr(training, name) for name in shared}
+class Scripted:
+    """Says the same to the same words; `fails` of them have no reply. `stop_after` requests it breaks down."""
 
+    def __init__(self, fails=(), stop_after=1 << 30):
+        self.asked, self.fails, self.stop_after = [], set(fails), stop_after
 
-# -- the output --------------------------------------------------------------------------------------------------------
+    def generate(self, requests):
+        if len(self.asked) + len(requests) > self.stop_after:
+            raise RuntimeError("the machine is gone")
+        self.asked += [request.prompt.text for request in requests]
+        return [self._reply(request) for request in requests]
 
-
-def line(name):
-    return json.dumps({"id": name, "row": 1}) + "\n"
-
-
-def test_parts_are_merged_in_order_and_a_torn_last_line_is_left_out(tmp_path):
-    output = tmp_path / "rates[1].jsonl"
-    output.write_text(line("b") + line("c"))
-    Path(f"{output}.part-0000").write_text(line("a") + line("c") + '{"id": "d"}')
-    Path(f"{output}.part-0007").write_bytes(line("e").encode() + b'{"id": "\xc3')
-    questions = [dataclasses.replace(QUESTION, id=name) for name in "abcde"]
-    assert [row["id"] for row in eval_run.merge(str(output), questions)] == ["a", "b", "c", "e"]
-    assert [row["id"] for row in rows_of(output)] == ["a", "b", "c", "e"]
-    assert list(tmp_path.iterdir()) == [output]
-    output.write_text(line("a") + "{torn\n" + line("b"))
-    with pytest.raises(ValueError, match=r"rates\[1\]\.jsonl:2 is not a pass rate"):
-        eval_run.merge(str(output))
+    def _reply(self, request):
+        text = request.prompt.text
+        if any(word in text for word in self.fails):
+            return Generated((), [], "no reply")
+        said = ("\\boxed{left}", "\\boxed{right}", "I think it is B", "\\boxed{left}")[sum(text.encode()) % 4]
+        return Generated((), [Rollout((), torch.empty(0), said, "stop")])
 
 
 @pytest.fixture
 def one_rank(monkeypatch):
-    monkeypatch.setattr(eval_run.dist, "barrier", lambda: None)
-    monkeypatch.setattr(eval_run, "gather_objects", lambda value: [value])
-    monkeypatch.setattr(eval_run, "is_main", lambda: True)
+    monkeypatch.setattr(parts, "gather_objects", lambda value: [value])
+    monkeypatch.setattr(predictions, "dist", SimpleNamespace(get_rank=lambda: 0, barrier=lambda: None))
+    monkeypatch.setattr(predictions, "share", lambda tasks, tensor_parallel: tasks)
 
 
-def test_a_run_goes_on_with_its_own_settings_alone(tmp_path, one_rank):
-    rows, output = tmp_path / "rows.jsonl", tmp_path / "new" / "rates.jsonl"
-    rows.write_text("{}\n")
-    flags = ("--model", "m", "--rows", rows, "--output", output)
-    assert eval_run.open_output(args_of(*flags), "m") == set()
-    settings = json.loads(Path(f"{output}.settings.json").read_text())
-    assert settings["rollouts"] == 8 and settings["model"].endswith("/m") and len(settings["rows_sha256"]) == 64
-    output.write_text(line("a"))
-    assert eval_run.open_output(args_of(*flags, "--chunk", 3, "--tensor-parallel", 2), "m") == {"a"}
-    with pytest.raises(ValueError, match=r"rollouts was 8, is 4.*give a new file"):
-        eval_run.open_output(args_of(*flags, "--rollouts", 4), "m")
-    with pytest.raises(ValueError, match="model was"):
-        eval_run.open_output(args_of(*flags), "other")
-    rows.write_text("{} \n")
-    with pytest.raises(ValueError, match="rows_sha256 was"):
-        eval_run.open_output(args_of(*flags), "m")
-    Path(f"{output}.settings.json").unlink()
-    with pytest.raises(ValueError, match="exists and has no rates.jsonl.settings.json beside it"):
-        eval_run.open_output(args_of(*flags), "m")
-    assert rows_of(output) == [{"id": "a", "row": 1}]
+def run(args, engine) -> int:
+    with mock.patch.object(predictions, "build", lambda *_: (engine, None)):
+        return predictions.run(args, "m", predictions.prepare(args, "m"), torch.device("cpu"))
+
+
+# -- a run folder ------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_folder(tmp_path, one_rank, capsys):
+    rows, output, engine = write_pairs(tmp_path), tmp_path / "runs" / "mine", Scripted()
+    assert run(args_of("--model", "m", "--pairs", rows, "--output", output, "--system-prompt", "paper"), engine) == 0
+    settings = json.loads((output / "settings.json").read_text())
+    assert (settings["label"], settings["data_root"]) == ("mine", str(tmp_path.resolve()))
+    assert "<think>" in settings["system_prompt"] and settings["temperature"] == 0 and settings["frames"] == 32
+
+    written = read(output / "pairs" / "predictions.jsonl")
+    assert [row["id"] for row in written] == [row["problem_id"] for row in read(rows)]
+    first = written[0]
+    assert set(first) == {
+        "id", "benchmark", "problem", "options", "gold", "path", "start", "end", "pair_id", "side", "subtask", "facts",
+        "reply", "answer", "correct", "finish", "error", "frames",
+    }  # fmt: skip
+    assert (first["benchmark"], first["gold"], first["path"], first["frames"]) == ("pairs", "A", None, [])
+    for row in written:  # training's verifier: no box is no answer, and wrong
+        boxed = row["reply"].startswith("\\boxed")
+        assert (row["answer"] is not None) == boxed
+        assert row["correct"] == (boxed and row["reply"][7:-1] in row["options"]["AB".index(row["gold"])])
+    assert 0 < sum(row["correct"] for row in written) < len(written)
+    # As training asks: its words, without a null option.
+    asked = read(rows)[0]
+    question = Question("", 1, asked["problem"], "text", "multiple choice", tuple(asked["options"]), "A")
+    assert engine.asked[0] == question_text(question) and "None of the above" not in engine.asked[0]
+
+    result = json.loads((output / "pairs" / "result.json").read_text())
+    expected = paired_report(written)
+    metrics = {name: metric["value"] for name, metric in result["metrics"].items()}
+    assert (metrics["acc"], metrics["pair_acc"]) == (expected["acc"], expected["pair_acc"])
+    assert (metrics["static_acc"], metrics["static_pair_acc"]) == (
+        expected["static"]["acc"], expected["static"]["pair_acc"],
+    )  # fmt: skip
+    assert (result["benchmark"], result["shortcut"], result["n"], result["unanswered"]) == ("pairs", "identity", 30, 0)
+    assert result["settings"]["system_prompt"] == settings["system_prompt"]
+    assert "pair_acc" in capsys.readouterr().out
+    assert not list(output.rglob("*.part-*"))
+
+
+def test_a_stopped_run_asks_for_the_rest_and_comes_to_the_same(tmp_path, one_rank):
+    rows, whole, stopped = write_pairs(tmp_path), tmp_path / "whole", tmp_path / "stopped"
+    flags = ["--model", "m", "--pairs", rows, "--shortcuts", "identity", "text_only", "--chunk", 4]
+    assert run(args_of(*flags, "--output", whole), Scripted()) == 0
+    with pytest.raises(RuntimeError, match="gone"):
+        run(args_of(*flags, "--output", stopped), Scripted(stop_after=13))
+    part = stopped / "pairs" / "predictions.jsonl.part-0000"
+    part.write_text(part.read_text() + '{"id": "moving_dir')  # torn by the kill
+    engine = Scripted()
+    assert run(args_of(*flags, "--output", stopped, "--chunk", 64), engine) == 0
+    assert len(engine.asked) == 60 - 12
+    for name in ("pairs", "pairs.text_only"):
+        assert read(stopped / name / "predictions.jsonl") == read(whole / name / "predictions.jsonl")
+        ours, theirs = (json.loads((run / name / "result.json").read_text()) for run in (stopped, whole))
+        assert {**ours, "settings": 0} == {**theirs, "settings": 0}
+
+    engine = Scripted()
+    assert run(args_of(*flags, "--output", whole), engine) == 0 and not engine.asked
+    assert run(args_of(*flags[:4], "--shortcuts", "shuffled", "--output", whole), engine) == 0
+    assert len(engine.asked) == 30  # a setting may be added; of what is there, nothing is asked again
+    with pytest.raises(ValueError, match=r"settings.json holds other settings \(frames was 32, is 8\): give a new"):
+        run(args_of(*flags, "--output", whole, "--frames", 8), engine)
+    rows.write_text(rows.read_text().replace("event_order 3b?", "event_order 3b!"))
+    with pytest.raises(ValueError, match=r"id 'event_order/3/b' is not the question .* give a new --output"):
+        run(args_of(*flags, "--output", whole), engine)
+
+
+def test_what_cannot_be_asked_is_listed_and_asked_again(tmp_path, one_rank, capsys):
+    rows, output = write_pairs(tmp_path), tmp_path / "run"
+    flags = ["--model", "m", "--pairs", rows, "--output", output]
+    assert run(args_of(*flags), Scripted(fails=["event_order 2a", "static_colour 0b"])) == 1
+    err = capsys.readouterr().err
+    assert "not answered: pairs event_order/2/a: no reply" in err and "error: 2 questions were not answered" in err
+    assert not (output / "pairs" / "result.json").exists()
+    written = read(output / "pairs" / "predictions.jsonl")
+    failed = {row["id"]: row for row in written if row["error"]}
+    assert len(written) == 30 and set(failed) == {"event_order/2/a", "static_colour/0/b"}
+    assert not any(row["correct"] or row["answer"] or row["reply"] for row in failed.values())
+
+    engine = Scripted(fails=["event_order 2a"])
+    assert run(args_of(*flags, "--accept-missing"), engine) == 0
+    assert len(engine.asked) == 2
+    result = json.loads((output / "pairs" / "result.json").read_text())
+    assert (result["unanswered"], result["n"], result["settings"]["accept_missing"]) == (1, 30, True)
+    row = {row["id"]: row for row in read(output / "pairs" / "predictions.jsonl")}["event_order/2/a"]
+    assert (row["correct"], row["error"]) == (False, "no reply")
+
+    engine = Scripted()
+    assert run(args_of(*flags), engine) == 0 and len(engine.asked) == 1
+    assert json.loads((output / "pairs" / "result.json").read_text())["unanswered"] == 0
+
+
+def test_the_releases_are_found_under_the_data_root(tmp_path, one_rank):
+    rows = [
+        {"index": i, "video_path": f"TimeBlind/videos/vid_0_{i % 2}.mp4", "question": "Is it?", "type": "yes_no"}
+        for i in range(4)
+    ]
+    (tmp_path / "TimeBlind").mkdir()
+    (tmp_path / "TimeBlind" / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    task = [{"video": "v.mp4", "question": "What?", "candidates": ["a cat", "a dog"], "answer": "a dog"}]
+    (tmp_path / "state_change.json").write_text(json.dumps(task))
+    flags = ["--model", "m", "--data-root", tmp_path, "--benchmarks", "timeblind", "mvbench"]
+    with pytest.raises(ValueError, match="MVBench/json"):
+        predictions.prepare(args_of(*flags, "--output", tmp_path / "run"), "m")
+    flags += ["--files", f"mvbench={tmp_path / 'state_change.json'}", "--output", tmp_path / "run"]
+
+    class Says:
+        def generate(self, requests):
+            texts = ["<think>A cat? no.</think>(B)" if "cat" in r.prompt.text else "Yes." for r in requests]
+            return [Generated((), [Rollout((), torch.empty(0), text, "stop")]) for text in texts]
+
+    with mock.patch.object(predictions.Prompts, "_view", lambda *_: clip_of(4)):
+        assert run(args_of(*flags), Says()) == 0
+    written = read(tmp_path / "run" / "timeblind" / "predictions.jsonl")
+    assert [(row["answer"], row["correct"]) for row in written] == list(zip(["yes"] * 4, [1, 0, 0, 1], strict=True))
+    assert written[0]["path"] == "TimeBlind/videos/vid_0_0.mp4" and written[0]["frames"] == [0, 1, 2, 3]
+    (row,) = read(tmp_path / "run" / "mvbench" / "predictions.jsonl")
+    assert (row["id"], row["answer"], row["correct"]) == ("state_change/0", "B", True)
+    result = json.loads((tmp_path / "run" / "timeblind" / "result.json").read_text())
+    assert result["metrics"]["i_acc"]["value"] == 0 and result["metrics"]["acc"]["value"] == 50
+    assert any("4 questions" in remark for remark in result["remarks"])
+
+
+def test_a_benchmark_with_holes_is_refused_or_says_so(tmp_path, one_rank):
+    rows, output = write_pairs(tmp_path), tmp_path / "run"
+    lines = rows.read_text().splitlines()
+    rows.write_text("\n".join([*lines, lines[0].replace('"left"', '"up"')]))
+    flags = ["--model", "m", "--pairs", rows, "--output", output]
+    with pytest.raises(ValueError, match=r"pairs: 1 rows are no questions; the first: .*pairs.jsonl:31 solution"):
+        run(args_of(*flags), Scripted())
+    assert not output.exists()
+    assert run(args_of(*flags, "--accept-missing"), Scripted()) == 0
+    result = json.loads((output / "pairs" / "result.json").read_text())
+    assert result["n"] == 30 and len(result["bad_rows"]) == 1 and "pairs.jsonl:31" in result["bad_rows"][0]
 
 
 @pytest.mark.parametrize(
     ("flags", "says"),
     [
-        ([], "--model is missing"),
-        (["--model", "m"], "--rows is missing"),
-        (["--rollouts", "0"], "--rollouts 0 must be at least 1"),
-        (["--chunk", "0"], "--chunk 0 must be at least 1"),
-        (["--tensor-parallel", "3"], "must divide a node's 2 ranks"),
-        (["--temperature", "0"], "--temperature must be positive"),
+        (["--model", "m"], "--benchmarks is missing"),
+        (["--pairs", "p"], "--model is missing"),
+        (["--pairs", "p", "--model", "m"], "--output is missing"),
+        (["--benchmarks", "mvbench", "--model", "m", "--output", "o"], "--data-root is missing"),
+        (["--shortcuts"], "--shortcuts must name each setting once"),
+        (["--shortcuts", "shuffled", "shuffled"], "--shortcuts must name each setting once"),
+        (["--files", "videomme=x"], "--files videomme=x must be NAME=FILE, NAME one of dybench"),
+        (["--files", "dybench"], "must be NAME=FILE"),
+        (["--engine", "openai"], "needs --base-url"),
+        (["--engine", "openai", "--base-url", "http://h/v1"], "this is one of 2: start it without torchrun"),
         (["--frames", "7"], "--frames must be even"),
-        (["--decode-timeout", "0"], "--decode-timeout 0.0 must be positive"),
-        (["--min-frame-pixels", "9", "--max-frame-pixels", "8"], "--min-frame-pixels 9"),
+        (["--tensor-parallel", "3"], "must divide a node's 2 ranks"),
+        (["--model", "toy"], "the toy's is toy/warm_start_checkpoint"),
     ],
 )
 def test_mistakes_are_one_line(flags, says):
-    given = flags if flags[:1] in ([], ["--model"]) else ["--model", "m", "--rows", "r", "--output", "o", *flags]
+    whole = ["--model", "m", "--output", "o", "--data-root", "d", "--benchmarks", "dybench"]
+    given = flags if flags[0] in ("--benchmarks", "--pairs") or flags == ["--model", "m"] else [*whole, *flags]
     with pytest.raises(ValueError, match=says) as caught:
-        eval_run.check(args_of(*given), 2)
+        check_benchmarks(args_of(*given), 2, 2)
     assert "\n" not in str(caught.value)
 
 
-# -- what is asked -----------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (["--body", "{"], "--body must be a JSON object"),
+        (["--body", "[1]"], "--body must be a JSON object"),
+        (["--deadline", "nan"], "--deadline and --requests-per-minute must be above 0"),
+        (["--tries", "0"], "--tries 0 must be at least 1"),
+    ],
+)
+def test_mistakes_about_the_endpoint(flags, says):
+    whole = ["--model", "m", "--output", "o", "--pairs", "p", "--engine", "openai", "--base-url", "http://h/v1"]
+    with pytest.raises(ValueError, match=says):
+        check_benchmarks(args_of(*whole, *flags), 1, 1)
 
 
-@pytest.mark.slow
-def test_the_prompt_is_trainings(tmp_path, tiny_folder):
-    from model import load_processor
-    from toy.world import write_world
-
-    write_world(tmp_path, train=3, pairs=1)
-    processor, settings = load_processor(tiny_folder), config.parse(["--preset", "toy"])
-    clips = open_clips(settings)
-    trains, rates = Reader(processor, settings, clips), Reader(processor, args_of("--preset", "toy"), clips)
-    questions, _ = load_questions(tmp_path / "train.jsonl", tmp_path, check_files=False)
-    with clips:
-        for question in questions:
-            prompt = rates.prompt(question, clips.submit(question).result())
-            expected = trains.render(question, clips.view(question))
-            assert prompt.text == expected.text and torch.equal(prompt.view.frames, expected.view.frames)
-            assert "None of the above" in prompt.text
-    short = Reader(processor, args_of("--preset", "toy", "--max-prompt-tokens", 50), clips)
-    with pytest.raises(ClipError, match=r"its prompt has \d+ tokens, --max-prompt-tokens is 50"):
-        short.prompt(questions[0], expected.view)
+def test_the_toy_is_asked_with_trainings_settings():
+    training, asked = config.parse(["--preset", "toy"]), args_of("--preset", "toy")
+    shared = {field.name for field in dataclasses.fields(BenchmarkArgs)} & set(vars(training)) - {"engine_memory"}
+    assert {name: getattr(asked, name) for name in shared} == {name: getattr(training, name) for name in shared}
 
 
-# -- over ranks --------------------------------------------------------------------------------------------------------
+# -- asking ------------------------------------------------------------------------------------------------------------
 
 
-class ScriptedEngine:
-    """Answers by the request's seed alone, as an engine whose arithmetic does not depend on the batch."""
-
-    def generate(self, requests):
-        results = []
-        for request in requests:
-            rng = random.Random(request.seed)
-            texts = [f"\\boxed{{{rng.choice('AB')}}}" for _ in range(request.sampling.n)]
-            results.append(Generated((1,), [rollout(text) for text in texts]))
-        return results
+def request(_, prompt):
+    return Request(prompt, Sampling(1, 0.0, 8), 0)
 
 
-class ScriptedReader(Reader):
-    def prompt(self, question, view):
-        if question.id == "q5":
+def test_clips_are_read_behind_generation():
+    """The next chunk's are asked for before the engine is, and within a chunk the window moves on."""
+    events = []
+
+    class Engine:
+        def generate(self, requests):
+            events.append(("generate", len(requests)))
+            return [Generated((), [Rollout((), torch.empty(0), "", "stop")]) for _ in requests]
+
+    def build(i):
+        events.append(("build", i))
+        if i == 1:
             raise ClipError("damaged")
-        return Prompt(question.problem, None)
+        return Prompt(str(i), None)
+
+    def ahead(some):
+        events.append(("ahead", list(some)))
+
+    chunks = list(answer.in_chunks(Engine(), range(5), build, request, title="", chunk=3, ahead=ahead))
+    assert [[done.question for done in chunk] for chunk in chunks] == [[0, 1, 2], [3, 4]]
+    assert [done.error for chunk in chunks for done in chunk] == ["", "damaged", "", "", ""]
+    assert events == [
+        ("ahead", [0, 1, 2]), ("build", 0), ("ahead", [1, 2, 3]), ("build", 1), ("ahead", [2, 3, 4]), ("build", 2),
+        ("ahead", [3, 4]), ("generate", 2),
+        ("ahead", [3, 4]), ("build", 3), ("ahead", [4]), ("build", 4), ("ahead", []), ("generate", 2),
+    ]  # fmt: skip
 
 
-def sample_on_this_rank(output: str, count: int) -> list[dict]:
+def test_an_endpoint_is_asked_in_parallel_and_answers_come_at_once():
+    busy, most, gate, lock = 0, 0, threading.Event(), threading.Lock()
+
+    class Slow:
+        def generate(self, requests):
+            nonlocal busy, most
+            with lock:
+                busy, most = busy + 1, max(most, busy + 1)
+            if requests[0].prompt.text == "0":
+                assert gate.wait(10)
+            else:
+                time.sleep(0.01)
+            with lock:
+                busy -= 1
+            return [Generated((), [Rollout((), torch.empty(0), requests[0].prompt.text, "stop")])]
+
+    def build(i):
+        if i == 9:
+            raise ClipError("damaged")
+        return Prompt(str(i), None)
+
+    seen = []
+    for chunk in answer.as_they_come(Slow(), range(10), build, request, title="", at_once=3):
+        seen += chunk
+        if len(seen) == 8:
+            gate.set()  # the first is slow, all others were not kept waiting for it
+    assert [done.question for done in seen][-1] == 0 or seen[-2].question == 0
+    assert sorted(done.question for done in seen) == list(range(10)) and most == 3
+    assert {done.question: done.error for done in seen if done.error} == {9: "damaged"}
+    assert all(done.rollouts[0].text == str(done.question) for done in seen if not done.error)
+
+
+def test_one_decoding_serves_all_settings_of_a_question(tmp_path, one_rank):
+    rows, reads = write_pairs(tmp_path, 1, data_type="video", path="clip.mp4"), []
+
+    class Clips:
+        def submit(self, question):
+            reads.append(question.id)
+            return SimpleNamespace(result=lambda: clip_of(4))
+
+        def prefetch(self, questions):
+            reads.append(len(questions))
+
+    args = args_of("--model", "m", "--pairs", rows, "--output", tmp_path / "run", "--frames", 4)
+    prompts = predictions.Prompts(args, None)
+    prompts.clips.close()
+    prompts.clips = Clips()
+    items = predictions.load_pairs(args).items
+    tasks = [predictions.Task("pairs", shortcut, items[0]) for shortcut in SHORTCUTS]
+    seen = [prompts.prompt(task).view for task in tasks]
+    assert reads == [items[0].id] and [view and len(view.frames) for view in seen] == [4, 2, 4, None]
+    prompts.ahead(tasks)
+    assert reads[-1] == 0  # not read once more for the settings that are left
+    assert set(prompts.frames) == {(task.place, task.item.id) for task in tasks}
+
+
+# -- other engines -----------------------------------------------------------------------------------------------------
+
+
+def clip_of(frames: int) -> View:
+    """Frame i is grey 20 i: JPEG keeps that."""
+    pixels = torch.full((frames, 3, 32, 64), 0, dtype=torch.uint8)
+    for i in range(frames):
+        pixels[i] = 20 * i
+    return View(pixels, "identity", 8.0, frames, frame_indices(frames, frames))
+
+
+def test_pictures_of_a_view():
+    view = clip_of(4)
+    assert [frame[0, 0, 0] for frame in pictures_of(view)] == [0, 20, 40, 60] and pictures_of(None) == []
+    alone = dataclasses.replace(view, frames=view.frames[[2, 2]], frame_indices=(0, 0), source_frames=1)
+    (frame,) = pictures_of(alone)
+    assert frame.shape == (32, 64, 3) and frame[0, 0, 0] == 40
+
+
+def greys(content) -> list[int]:
+    """What the endpoint sees: the grey of each image, to the nearest step."""
+    found = []
+    for part in content[:-1]:
+        header, _, data = part["image_url"]["url"].partition(",")
+        assert header == "data:image/jpeg;base64" and part["type"] == "image_url"
+        frame = np.asarray(Image.open(io.BytesIO(base64.b64decode(data))))
+        assert frame.shape == (32, 64, 3) and frame.std() < 2
+        found.append(round(frame.mean() / 20))
+    return found
+
+
+@pytest.fixture
+def serve(monkeypatch):
+    monkeypatch.setenv("no_proxy", "*")
+    with contextlib.ExitStack() as stack:
+
+        def start(script) -> Server:
+            server = Server(script)
+            stack.callback(server.close)
+            return server
+
+        yield start
+
+
+def ask_server(server, rows, output, *more) -> int:
+    flags = ["--model", "m", "--pairs", rows, "--output", output, "--engine", "openai", "--base-url", server.url]
+    args = args_of(*flags, "--frames", 4, "--backoff", 0.01, "--deadline", 2, "--tries", 2, *more)
+    check_benchmarks(args, 1, 1)
+    with mock.patch.object(predictions.Prompts, "_view", lambda *_: clip_of(4)):
+        return predictions.run(args, "m", predictions.prepare(args, "m"), torch.device("cpu"))
+
+
+def test_an_endpoint_gets_the_frames_as_images_under_every_setting(serve, tmp_path, one_rank):
+    server = serve(lambda prompt, count: 500 if count == 1 and "event_order 1a" in prompt[-1]["text"] else "\\boxed{A}")
+    rows, output = write_pairs(tmp_path, 2, data_type="video", path="clip.mp4"), tmp_path / "run"
+    assert ask_server(server, rows, output, "--shortcuts", *SHORTCUTS) == 0
+    asked = {}
+    for body in server.requests:
+        (turn,) = body["messages"]
+        assert turn["role"] == "user" and (body["temperature"], body["max_tokens"], body["model"]) == (0.0, 2048, "m")
+        asked.setdefault(turn["content"][-1]["text"], []).append(greys(turn["content"]))
+    assert len(server.requests) == 4 * 12 + 4 and len(asked) == 12
+    for shortcut in SHORTCUTS:
+        written = read(output / predictions.place("pairs", shortcut) / "predictions.jsonl")
+        for row in written:
+            words = "\n".join([row["problem"], "Options:", *row["options"], "Put your final answer in \\boxed{}."])
+            assert row["frames"] in asked[words]  # frame i of the clip is grey i
+            assert (row["answer"], row["correct"]) == ("A", row["gold"] == "A")
+        sizes = {"identity": 4, "single_frame": 1, "shuffled": 4, "text_only": 0}
+        assert {len(row["frames"]) for row in written} == {sizes[shortcut]}
+        assert len({tuple(row["frames"]) for row in written}) > 2 or shortcut in ("identity", "text_only")
+
+
+def test_an_endpoint_that_does_not_answer_is_no_wrong_answer(serve, tmp_path, one_rank, capsys):
+    broken = threading.Event()
+
+    def script(prompt, count):
+        if "event_order 0a" in prompt[-1]["text"] and not broken.is_set():
+            return 503
+        if "event_order 1b" in prompt[-1]["text"] and not broken.is_set():
+            time.sleep(0.1)  # others have passed by then: what is refused is this prompt
+            return 400
+        return "I would rather not say."
+
+    server, rows, output = serve(script), write_pairs(tmp_path, 2), tmp_path / "run"
+    assert ask_server(server, rows, output, "--concurrency", 2) == 1
+    err = capsys.readouterr().err
+    assert "event_order/0/a" in err and "no reply in 2 tries; the last: HTTP 503" in err and "HTTP 400" in err
+    assert not (output / "pairs" / "result.json").exists()
+    before = len(server.requests)
+    broken.set()
+    assert ask_server(server, rows, output) == 0 and len(server.requests) == before + 2
+    result = json.loads((output / "pairs" / "result.json").read_text())
+    assert result["n"] == 12 and result["metrics"]["acc"]["value"] == 0  # unreadable, and that is wrong
+    assert result["settings"]["base_url"] == server.url
+
+
+@pytest.mark.parametrize("status", [401, 404, 400])
+def test_a_refused_key_or_model_ends_the_run_in_one_line(serve, tmp_path, one_rank, capsys, status):
+    server = serve(lambda prompt, count: status)
+    assert ask_server(server, write_pairs(tmp_path), tmp_path / "run", "--concurrency", 2) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error")]
+    assert line.startswith("error: 127.0.0.1") and f"HTTP {status}" in line
+    assert len(server.requests) <= 4
+
+
+def test_many_failures_in_a_row_end_the_run_and_keep_what_was_answered(serve, tmp_path, one_rank, capsys):
+    server = serve(lambda prompt, count: "\\boxed{A}" if "moving" in prompt[-1]["text"] else 500)
+    rows, output = write_pairs(tmp_path, 8), tmp_path / "run"
+    assert ask_server(server, rows, output, "--concurrency", 1, "--tries", 1) == 2
+    assert "20 requests in a row without a reply; start again to go on" in capsys.readouterr().err
+    kept = parts.merge(output / "pairs" / "predictions.jsonl")
+    assert sum(not row["error"] for row in kept) == 16
+
+
+def test_a_missing_key_and_a_bad_url_are_told_before_anything_is_decoded(serve, tmp_path, one_rank):
+    server, rows = serve(lambda prompt, count: "\\boxed{A}"), write_pairs(tmp_path)
+    with pytest.raises(ValueError, match="--api-key-env: the environment has no NO_SUCH_KEY"):
+        ask_server(server, rows, tmp_path / "run", "--api-key-env", "NO_SUCH_KEY")
+    server.url = "ftp://host"
+    with pytest.raises(ValueError, match="base URL must look like"):
+        ask_server(server, rows, tmp_path / "run")
+    assert not server.requests
+
+
+def test_system_turn_and_further_fields_of_a_request(serve):
+    server = serve(lambda prompt, count: "fine")
+    fields = {"temperature": None, "max_tokens": None, "max_completion_tokens": 5, "reasoning_effort": "none"}
+    endpoint = Endpoint(ChatClient(server.url, "m", fields=fields), system_prompt="Be brief.")
+    (out,) = endpoint.generate([Request(Prompt("Which?", None), Sampling(1, 0.0, 9), 3)])
+    assert out.rollouts[0].text == "fine" and not out.error
+    (body,) = server.requests
+    assert {name: body[name] for name in body if name not in ("target", "key")} == {
+        "model": "m",
+        "messages": [
+            {"role": "system", "content": "Be brief."},
+            {"role": "user", "content": content_parts(Prompt("Which?", None))},
+        ],
+        "seed": 3,
+        "max_completion_tokens": 5,
+        "reasoning_effort": "none",
+    }
+
+
+# -- over ranks, and with the real engine ------------------------------------------------------------------------------
+
+
+def answer_on_this_rank(rows: str, output: str, stop_after: int) -> list[dict]:
     device = parallel.start()
-    args = args_of("--model", "m", "--rows", __file__, "--output", output, "--chunk", 4)
-    questions = [dataclasses.replace(QUESTION, id=f"q{i}", row=i) for i in range(20)]
-    done = eval_run.open_output(args, "m")
-    left = [question for question in questions if question.id not in done][:count]
-    with (
-        mock.patch.object(eval_run, "build_engine", lambda *_: ScriptedEngine()),
-        mock.patch.object(eval_run, "load_processor", lambda _: None),
-        mock.patch.object(eval_run, "banned_ids", lambda _: ()),
-        mock.patch.object(eval_run, "Reader", ScriptedReader),
-    ):
-        eval_run.sample(args, "m", left, device)
-    torch.distributed.barrier()
-    return eval_run.merge(output, questions) if parallel.is_main() else []
+    args = args_of("--model", "m", "--pairs", rows, "--output", output, "--chunk", 2)
+    with mock.patch.object(predictions, "build", lambda *_: (Scripted(stop_after=stop_after), None)):
+        job = predictions.prepare(args, "m")
+        with contextlib.suppress(RuntimeError):
+            predictions.run(args, "m", job, device)
+    file = Path(output, "pairs", "predictions.jsonl")
+    return read(file) if file.exists() else []
 
 
 @pytest.mark.slow
-def test_rates_do_not_depend_on_ranks_nor_on_a_stop(tmp_path):
-    (one,) = run_ranks(sample_on_this_rank, 1, str(tmp_path / "one.jsonl"), 20)
-    two = run_ranks(sample_on_this_rank, 2, str(tmp_path / "two.jsonl"), 20)[0]
-    run_ranks(sample_on_this_rank, 2, str(tmp_path / "stopped.jsonl"), 9)
-    (resumed,) = run_ranks(sample_on_this_rank, 1, str(tmp_path / "stopped.jsonl"), 20)
-    assert one == two == resumed and [row["id"] for row in one] == [f"q{i}" for i in range(20)]
-    assert len({row["passes"] for row in one}) > 3
-    assert [row["id"] for row in one if row["error"]] == ["q5"]
-
-
-# -- as a user runs it -------------------------------------------------------------------------------------------------
+def test_answers_do_not_depend_on_ranks_nor_on_a_stop(tmp_path):
+    rows = str(write_pairs(tmp_path))
+    (one,) = run_ranks(answer_on_this_rank, 1, rows, str(tmp_path / "one"), 100)
+    two = run_ranks(answer_on_this_rank, 2, rows, str(tmp_path / "two"), 100)[0]
+    run_ranks(answer_on_this_rank, 1, rows, str(tmp_path / "stopped"), 7)
+    resumed = run_ranks(answer_on_this_rank, 2, rows, str(tmp_path / "stopped"), 100)[0]
+    assert one == two == resumed and len(one) == 30
 
 
 @pytest.mark.slow
-def test_two_ranks_a_kill_a_resume_on_one_rank_and_the_filter(tmp_path):
+def test_the_numbers_are_trainings_own_and_any_engine_answers(tmp_path):
+    """eval.run against train.py's evaluation of the same checkpoint and pairs; and vLLM's generic path with images."""
     from toy.world import write_world
 
-    write_world(tmp_path, train=24, pairs=1)
-    rows = tmp_path / "train.jsonl"
-    damaged = json.loads(rows.read_text().splitlines()[4])["path"]
-    (tmp_path / damaged).write_bytes((tmp_path / damaged).read_bytes()[:200])
-    shared = ["--preset", "toy", "--model", "toy/warm_start_checkpoint", "--rows", rows, "--dtype", "float32"]
-    whole, stopped = tmp_path / "whole.jsonl", tmp_path / "stopped.jsonl"
-    done = launch("-m", "eval.run", *shared, "--output", whole, ranks=1)
-    rates = rows_of(whole)
-    assert len(rates) == 24 and "24 rows, 0 done" in done.stdout
-    assert [row["row"] for row in rates] == list(range(1, 25))
-    assert [row["row"] for row in rates if row["error"]] == [5] and damaged in rates[4]["error"]
-    asked = [row for row in rates if not row["error"]]
-    assert all(row["rollouts"] == 8 and row["pass_rate"] == row["passes"] / 8 for row in asked)
-    assert len({row["passes"] for row in asked}) > 2
+    write_world(tmp_path, train=8, pairs=4)
+    toy = ["--preset", "toy", "--model", "toy/warm_start_checkpoint", "--dtype", "float32", "--data-root", tmp_path]
+    pairs, run_dir, output = tmp_path / "eval.jsonl", tmp_path / "train", tmp_path / "run"
+    small = ["--questions", 2, "--rollouts", 2, "--max-steps", 1, "--eval-every", 0, "--no-export"]
+    small += ["--train-file", tmp_path / "train.jsonl", "--eval-file", pairs, "--run-dir", run_dir]
+    launch("train.py", *toy, *small, ranks=1)
+    before = json.loads((run_dir / "summary.json").read_text())["before"]
+    launch("-m", "eval.run", *toy, "--pairs", pairs, "--output", output, "--shortcuts", *SHORTCUTS, ranks=1)
+    results = {s: json.loads((output / predictions.place("pairs", s) / "result.json").read_text()) for s in SHORTCUTS}
+    found = {name: metric["value"] for name, metric in results["identity"]["metrics"].items()}
+    assert (found["acc"], found["pair_acc"]) == (before["acc"], before["pair_acc"])
+    assert (found["static_acc"], found["static_pair_acc"]) == (before["static"]["acc"], before["static"]["pair_acc"])
+    for name, part in results["identity"]["groups"]["subtask"].items():
+        assert part["pair_acc"]["value"] == before["subtasks"][name]["pair_acc"]
+    assert {name: result["n"] for name, result in results.items()} == dict.fromkeys(SHORTCUTS, 32)
 
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "eval.run"]
-    command += [*map(str, shared), "--output", str(stopped), "--chunk", "2"]
-    job = subprocess.Popen(command, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"})
-    part, end = Path(f"{stopped}.part-0000"), time.monotonic() + 300
-    while not (part.exists() and part.stat().st_size) and time.monotonic() < end:
-        time.sleep(0.02)
-    for process in family(job.pid):
-        os.kill(process, signal.SIGKILL)
-    job.wait()
-    assert part.exists() and not stopped.exists()
-    with part.open("a") as file:
-        file.write('{"id": "train/000')
-    done = launch("-m", "eval.run", *shared, "--output", stopped, ranks=1)
-    assert "24 rows, " in done.stdout and "24 rows, 0 done" not in done.stdout
-    assert rows_of(stopped) == rates
-    assert not list(tmp_path.glob("*.part-*"))
-
-    kept = tmp_path / "kept.jsonl"
-    assert row_filter.main(["--rows", str(rows), "--pass-rates", str(stopped), "--output", str(kept)]) == 0
-    lines = rows.read_text().splitlines(keepends=True)
-    keeps = [row["pass_rate"] is not None and 0 < row["pass_rate"] < 1 for row in rates]
-    assert kept.read_text() == "".join(text for text, keep in zip(lines, keeps, strict=True) if keep)
-    assert 0 < sum(keeps) < 24
-    dropped = {row["row"]: row["reason"] for row in rows_of(f"{kept}.dropped.jsonl")}
-    assert len(dropped) == 24 - sum(keeps) and dropped[5] == "could not be asked"
-
-
-def family(leader: int) -> list[int]:
-    """Ids of a process and of all that it started, itself or through others, it first."""
-    children: dict[int, list[int]] = {}
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            parent = int(stat.read_text().rpartition(")")[2].split()[1])
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        children.setdefault(parent, []).append(int(stat.parent.name))
-    found = [leader]
-    for process in found:
-        found += children.get(process, [])
-    return found
+    generic = ["--engine", "vllm-generic", "--pairs", pairs, "--output", tmp_path / "generic"]
+    generic += ["--shortcuts", "identity", "single_frame", "--max-prompt-tokens", 1024]
+    launch("-m", "eval.run", *toy, *generic, ranks=1)
+    for name in ("pairs", "pairs.single_frame"):
+        written = read(tmp_path / "generic" / name / "predictions.jsonl")
+        assert len(written) == 32 and all(row["reply"] and not row["error"] for row in written)

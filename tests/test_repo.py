@@ -21,7 +21,11 @@ LEVELS = {
     "data.video": 1, "data.cache": 1, "data.prompts": 1, "data.image": 2, "data.dataset": 2, "data.corpora": 2,
     "data.clips": 3, "data.filter": 3, "data.sources": 3, "data.check": 4, "router_audit": 4, "router": 5,
     "model": 2, "rollout": 3, "update": 3, "data.reader": 4, "plan": 5, "score": 6, "samples": 6,
-    "eval.answer": 4, "eval.run": 5,
+    "data.parquet": 1, "eval.replies": 2, "eval.benchmarks": 3, "eval.answer": 4, "eval.score": 4, "eval.interop": 5,
+    "eval.shortcuts": 1, "eval.parts": 2, "eval.endpoint": 4, "eval.settings": 5, "eval.pass_rates": 6,
+    "eval.predictions": 6, "eval.run": 7, "eval.dybench_words": 0, "eval.dybench_clips": 0, "eval.dybench_sources": 3,
+    "eval.dybench_pairs": 3, "eval.dybench_sheet": 4, "eval.dybench": 5, "eval.report_runs": 2, "eval.report_tables": 3,
+    "eval.report_pictures": 4, "eval.report_gallery": 4, "eval.report_page": 5, "eval.report": 6,
     "toy.world": 1, "toy.model": 3, "toy.warm_start": 4, "train": 7, "toy.demo": 7,
 }  # fmt: skip
 
@@ -66,10 +70,11 @@ def test_every_flag_in_the_readme_is_a_setting():
     import router
     from config import Config
     from data import check, filter, sources
-    from eval import run
+    from eval import dybench, interop, report, score, settings
 
-    commands = (Config, check.CheckArgs, filter.FilterArgs, sources.Args, run.RunArgs)
-    commands += tuple(settings for settings, _ in router.ACTIONS.values())
+    commands = (Config, check.CheckArgs, filter.FilterArgs, sources.Args, score.ScoreArgs, interop.InteropArgs)
+    commands += (settings.PassRateArgs, settings.BenchmarkArgs, report.ReportArgs)
+    commands += tuple(args for args, _ in (router.ACTIONS | dybench.ACTIONS).values())
     fields = {field.name for command in commands for field in dataclasses.fields(command)}
     elsewhere = set("nproc_per_node nnodes rdzv_backend rdzv_endpoint help out".split())
     flags = {flag.replace("-", "_") for flag in re.findall(r"--([a-z][a-z_-]*)", README)} - elsewhere

@@ -1,0 +1,387 @@
+"""Greedy answers to the questions of benchmarks, full clips and shortcut settings alike, and their scores.
+
+    RUN/settings.json                               every setting as resolved
+    RUN/<benchmark>[.<shortcut>]/predictions.jsonl  a question a line: it, the reply, the answer read in it
+    RUN/<benchmark>[.<shortcut>]/result.json        the settings and the numbers of `eval.scoring.report`
+
+What is asked and how a reply is read is the benchmark's (`eval/benchmarks.py`); rows of one's own are asked and read as
+in training. A reply that cannot be read is wrong. A question that could not be asked (no such clip, an endpoint that
+does not answer) is neither: it is listed, asked again at the next start, and its benchmark has no result until then,
+unless --accept-missing counts it as wrong.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import closing, nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from chat_client import ChatClient
+from data.dataset import BadRow, load_questions
+from data.prompts import ANSWER_REQUEST, SYSTEM_PROMPT, question_text
+from data.reader import Reader, open_clips
+from episode import Prompt, Question, View
+from eval import parts
+from eval.answer import Answered, as_they_come, check_pairs, in_chunks, share
+from eval.benchmarks import Item, load, read_answer, remarks
+from eval.endpoint import Endpoint, GaveUp
+from eval.scoring import report
+from eval.settings import FREE_IN_A_RUN, GROUPS, BenchmarkArgs
+from eval.shortcuts import Shortcut, show
+from model import banned_ids, load_processor
+from parallel import print_main
+from pictures import table
+from rollout import ChatEngine, Engine, EngineSettings, Request, Sampling, build_engine
+from verifiers import verify
+
+LAYOUT = {
+    "dybench": ("DyBench", "json"),
+    "timeblind": ("TimeBlind", "data.jsonl"),
+    "tempcompass_multi_choice": ("TempCompass", "multi-choice"),
+    "tempcompass_yes_no": ("TempCompass", "yes_no"),
+    "tempcompass_caption_matching": ("TempCompass", "caption_matching"),
+    "tempcompass_captioning": ("TempCompass", "captioning"),
+    "videomme": ("Video-MME", "videomme"),
+    "mvbench": ("MVBench", "json"),
+}
+"""Benchmark -> its folder under --data-root, named as the release, and its questions in there."""
+PAIRS = "pairs"
+LISTED = 20  # questions without an answer that are printed; all are in predictions.jsonl
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A file of questions to answer."""
+
+    name: str
+    file: Path
+    items: list[Item]
+    bad: list[BadRow]
+    """Rows that are no questions; only with --accept-missing is there a benchmark with such."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One question under one setting."""
+
+    benchmark: str
+    shortcut: Shortcut
+    item: Item
+
+    @property
+    def place(self) -> str:
+        """Its folder within the run."""
+        return place(self.benchmark, self.shortcut)
+
+
+def place(benchmark: str, shortcut: Shortcut) -> str:
+    return benchmark if shortcut == "identity" else f"{benchmark}.{shortcut}"
+
+
+# -- what is to be done ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a run has to do."""
+
+    benchmarks: list[Benchmark]
+    settings: dict
+    done: dict[str, set[str]]
+    """Place -> ids of the questions answered there."""
+
+
+def prepare(args: BenchmarkArgs, folder: str) -> Job:
+    """Read the questions and what an earlier run left; all ranks take part. ValueError, one line, for what cannot be
+    used: a benchmark with holes is another benchmark."""
+    benchmarks = [_load(args, name) for benchmark in args.benchmarks for name in GROUPS.get(benchmark, (benchmark,))]
+    if args.pairs:
+        benchmarks.append(load_pairs(args))
+    for benchmark in benchmarks:
+        if benchmark.bad and not args.accept_missing:
+            raise ValueError(
+                f"{benchmark.name}: {len(benchmark.bad)} rows are no questions; the first: {benchmark.bad[0]} "
+                "(--accept-missing goes on without them)"
+            )
+    if args.engine == "openai":
+        _client(args)  # its faults now, not after an hour of decoding
+    settings = resolved(args, folder)
+
+    def opened() -> dict[str, set[str]]:
+        run = Path(args.output)
+        parts.keep_settings(run / "settings.json", settings, free=FREE_IN_A_RUN, hint="give a new --output")
+        return {
+            place(benchmark.name, shortcut): {row["id"] for row in _rows(args, benchmark, shortcut) if not row["error"]}
+            for benchmark in benchmarks
+            for shortcut in args.shortcuts
+        }
+
+    return Job(benchmarks, settings, parts.first_rank(opened))
+
+
+def _load(args: BenchmarkArgs, name: str) -> Benchmark:
+    folder, file = LAYOUT[name]
+    root = Path(args.data_root, folder)
+    given = dict(question.split("=", 1) for question in args.files)
+    questions = Path(given[name]) if name in given else root / file
+    return Benchmark(name, questions, *load(name, questions, root if root.is_dir() else Path(args.data_root)))
+
+
+def load_pairs(args: BenchmarkArgs) -> Benchmark:
+    """Rows of one's own, asked in the words of training, without a null option."""
+    questions, bad = load_questions(
+        args.pairs, _data_root(args), null_option="off", check_files=False, task_types=False
+    )
+    check_pairs(args.pairs, questions)
+    request = ANSWER_REQUEST if args.answer_request == "paper" else args.answer_request
+    items = [Item(q.id, q, question_text(q, request), {"subtask": q.subtask}) for q in questions]
+    return Benchmark(PAIRS, Path(args.pairs), items, bad)
+
+
+def _data_root(args: BenchmarkArgs) -> str:
+    return os.path.realpath(args.data_root or os.path.dirname(os.path.abspath(args.pairs)))
+
+
+def resolved(args: BenchmarkArgs, folder: str) -> dict:
+    """Every setting with its value, for the run's settings.json and each result."""
+    settings = dataclasses.asdict(args)
+    if args.engine != "openai" and os.path.isdir(folder):
+        folder = os.path.realpath(folder)
+    return settings | {
+        "model": folder,
+        "label": args.label or Path(args.output).resolve().name,
+        "data_root": _data_root(args),
+        "system_prompt": SYSTEM_PROMPT if args.system_prompt == "paper" else args.system_prompt,
+        "answer_request": ANSWER_REQUEST if args.answer_request == "paper" else args.answer_request,
+        "temperature": 0.0,
+    }
+
+
+def _rows(args: BenchmarkArgs, benchmark: Benchmark, shortcut: Shortcut) -> list[dict]:
+    """Rows written so far, in the order of the questions. Rank 0 alone.
+
+    ValueError where one is of another question than the benchmark has under its id.
+    """
+    file = Path(args.output, place(benchmark.name, shortcut), "predictions.jsonl")
+    items = {item.id: item for item in benchmark.items}
+    rows = parts.merge(file, list(items), kind="prediction")
+    for row in rows:
+        item = items.get(row["id"])
+        if item is None or any(row.get(name) != value for name, value in _asked(item).items()):
+            raise ValueError(
+                f"{file}: id {row['id']!r} is not the question that {benchmark.file} has under it: the questions "
+                "have changed, give a new --output"
+            )
+    return rows
+
+
+def _asked(item: Item) -> dict:
+    """What tells a question from another one."""
+    question = item.question
+    names = ("problem", "gold", "start", "end", "pair_id", "side", "subtask")
+    return {name: getattr(question, name) for name in names} | {"options": list(question.options), "facts": item.facts}
+
+
+# -- asking ------------------------------------------------------------------------------------------------------------
+
+
+def run(args: BenchmarkArgs, folder: str, job: Job, device: torch.device) -> int:
+    """Answer what is left, write and report every result; returns the exit code. All ranks take part."""
+    left = [
+        [Task(benchmark.name, s, item) for s in args.shortcuts if item.id not in job.done[place(benchmark.name, s)]]
+        for benchmark in job.benchmarks
+        for item in benchmark.items
+    ]
+    left = [tasks for tasks in left if tasks]  # by question: the settings of one share its decoded clip
+    count, done = sum(map(len, left)), sum(map(len, job.done.values()))
+    print_main(f"{count + done} questions, {done} done")
+    if left:
+        try:
+            ask(args, folder, [task for tasks in share(left, args.tensor_parallel) for task in tasks], device)
+        except GaveUp as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 2
+    dist.barrier()
+    return parts.first_rank(lambda: finish(args, job))
+
+
+def ask(args: BenchmarkArgs, folder: str, tasks: Sequence[Task], device: torch.device) -> None:
+    """Answer this rank's questions and append them to its parts. All ranks take part."""
+    engine, processor = build(args, folder, device)
+    prompts = Prompts(args, processor)
+    sampling = Sampling(n=1, temperature=0.0, max_tokens=args.max_completion_tokens)
+    how = dict(title="evaluate", ahead=prompts.ahead)
+    common = (engine, tasks, prompts.prompt, lambda _, prompt: Request(prompt, sampling, seed=0))
+    by_item = isinstance(engine, Endpoint)
+    chunks = (
+        as_they_come(*common, at_once=args.concurrency, **how)
+        if by_item
+        else in_chunks(*common, chunk=args.chunk, **how)
+    )
+    with closing(engine) if by_item else nullcontext(), prompts.clips:
+        for chunk in chunks:
+            if dist.get_rank() % args.tensor_parallel == 0:  # the ranks of one engine hold the same answers
+                _append(args, chunk, prompts)
+
+
+def build(args: BenchmarkArgs, folder: str, device: torch.device) -> tuple[Engine | ChatEngine | Endpoint, object]:
+    """The engine, and the processor that renders its prompts; None where the other side renders them."""
+    system_prompt = SYSTEM_PROMPT if args.system_prompt == "paper" else args.system_prompt
+    if args.engine == "openai":
+        return Endpoint(_client(args), system_prompt=system_prompt), None
+    settings = EngineSettings.of(args, sleep_level=0)
+    if args.engine == "vllm-generic":
+        return ChatEngine(settings, folder, system_prompt=system_prompt), None
+    processor = load_processor(folder)
+    return build_engine(settings, folder, banned_ids(processor), device, bar=False), processor
+
+
+def _client(args: BenchmarkArgs) -> ChatClient:
+    """Raises ValueError, one line, for a URL that is none and a key that is not there."""
+    key = os.environ.get(args.api_key_env, "").strip() if args.api_key_env else ""
+    if args.api_key_env and not key:
+        raise ValueError(f"--api-key-env: the environment has no {args.api_key_env}")
+    return ChatClient(
+        args.base_url,
+        args.model,
+        api_key=key,
+        deadline_s=args.deadline,
+        tries=args.tries,
+        backoff_s=args.backoff,
+        requests_per_minute=args.requests_per_minute,
+        fields=json.loads(args.body),
+    )
+
+
+class Prompts:
+    """Tasks -> prompts, and what of each clip was shown."""
+
+    def __init__(self, args: BenchmarkArgs, processor):
+        """`processor`: of a Qwen3-VL, or None: the engine has a chat template of its own."""
+        # An item's prompt is the whole user turn: the reader adds nothing to it.
+        self.clips = open_clips(args)
+        self._reader = Reader(processor, replace(args, answer_request=""), self.clips)
+        self._renders = processor is not None
+        self._seed = args.seed
+        self._last: tuple[tuple, View | None] = ((), None)
+        self.frames: dict[tuple[str, str], tuple[int, ...]] = {}
+        """(place, id) -> frames shown, of what was asked and not yet written."""
+
+    def ahead(self, tasks: Sequence[Task]) -> None:
+        """Read the clips that these will ask for, but for the one at hand."""
+        questions = [task.item.question for task in tasks if task.shortcut != "text_only"]
+        self.clips.prefetch([question for question in questions if _clip(question) != self._last[0]])
+
+    def prompt(self, task: Task) -> Prompt:
+        """ClipError where the clip cannot be seen or the prompt is too long."""
+        question = task.item.question
+        view = None if task.shortcut == "text_only" else self._view(question)
+        shown = show(task.shortcut, view, question, self._seed)
+        prompt = Prompt(task.item.prompt, shown.view)
+        if self._renders:
+            prompt = self._reader.prompt(replace(question, problem=task.item.prompt, options=()), shown.view)
+        self.frames[task.place, task.item.id] = shown.frames
+        return prompt
+
+    def _view(self, question: Question) -> View | None:
+        """Decoded once for settings and questions that follow each other."""
+        if self._last[0] != _clip(question):
+            self._last = (_clip(question), self.clips.submit(question).result())
+        return self._last[1]
+
+
+def _clip(question: Question) -> tuple:
+    return question.data_type, question.path, question.start, question.end
+
+
+def _append(args: BenchmarkArgs, chunk: Sequence[Answered[Task]], prompts: Prompts) -> None:
+    rows: dict[str, list[dict]] = {}
+    for answered in chunk:
+        task = answered.question
+        frames = prompts.frames.pop((task.place, task.item.id), ())
+        rows.setdefault(task.place, []).append(prediction(answered, frames, _data_root(args)))
+    for name, some in rows.items():
+        Path(args.output, name).mkdir(parents=True, exist_ok=True)
+        with open(Path(args.output, name, f"predictions.jsonl.part-{dist.get_rank():04d}"), "a") as part:
+            parts.append(part, some)
+
+
+def prediction(answered: Answered[Task], frames: Sequence[int], data_root: str) -> dict:
+    """One row of predictions.jsonl."""
+    task = answered.question
+    item, question = task.item, task.item.question
+    reply = answered.rollouts[0] if answered.rollouts else None
+    text = reply.text if reply else ""
+    if task.benchmark == PAIRS:
+        facts = verify(text, question)
+        answer, correct = facts.answer, facts.score > 0
+    else:
+        answer = read_answer(task.benchmark, item, text)
+        correct = answer is not None and answer == question.gold
+    path = question.path and os.path.relpath(question.path, data_root)
+    return {"id": item.id, "benchmark": task.benchmark, **_asked(item), "path": path} | {
+        "reply": text,
+        "answer": answer,
+        "correct": correct,
+        "finish": reply.finish if reply else "",
+        "error": answered.error,
+        "frames": list(frames),
+    }
+
+
+# -- results -----------------------------------------------------------------------------------------------------------
+
+
+def finish(args: BenchmarkArgs, job: Job) -> int:
+    """Write each result and print them; returns the exit code, 1 where a question has no answer. Rank 0 alone."""
+    lines, missing = [], []
+    for benchmark, shortcut in ((b, s) for b in job.benchmarks for s in args.shortcuts):
+        rows, name = _rows(args, benchmark, shortcut), place(benchmark.name, shortcut)
+        failed = [f"{name} {row['id']}: {row['error']}" for row in rows if row["error"]]
+        missing += failed
+        file = Path(args.output, name, "result.json")
+        if failed and not args.accept_missing:
+            file.unlink(missing_ok=True)
+            continue
+        result = {
+            "benchmark": benchmark.name,
+            "shortcut": shortcut,
+            "settings": job.settings | {"questions_file": str(benchmark.file.resolve())},
+            "unanswered": len(failed),
+            "bad_rows": [str(row) for row in benchmark.bad],
+            "remarks": remarks(benchmark.name, benchmark.items) if benchmark.name != PAIRS else [],
+            **report("dybench" if benchmark.name == PAIRS else benchmark.name, rows),
+        }
+        parts.write_whole(file, json.dumps(result, indent=2))
+        lines += list(_lines(result))
+    if lines:
+        print(table(lines, list(lines[0])))
+    for line in missing[:LISTED]:
+        print(f"not answered: {line}", file=sys.stderr)
+    if missing and not args.accept_missing:
+        print(
+            f"error: {len(missing)} questions were not answered; start again to ask them, or --accept-missing to count "
+            "them as wrong",
+            file=sys.stderr,
+        )
+    return 1 if missing and not args.accept_missing else 0
+
+
+def _lines(result: dict) -> Iterator[dict]:
+    """Rows of the table on the screen: one a metric, in percent."""
+    for name, metric in result["metrics"].items():
+        yield {
+            "benchmark": result["benchmark"],
+            "shown": result["shortcut"],
+            "metric": name,
+            **{key: metric[key] for key in ("value", "low", "high", "chance", "n")},
+            "unanswered": result["unanswered"],
+        }
