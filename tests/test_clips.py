@@ -395,7 +395,7 @@ def test_a_run_over_bad_files_ends_names_them_and_trains_on_the_rest(tmp_path):
     launch(
         "train.py", "--preset", "toy", "--train-file", tmp_path / "train.jsonl", "--data-root", tmp_path,
         "--run-dir", tmp_path / "run", "--max-steps", 3, "--questions", 10, "--rollouts", 4, "--decode-timeout", 6,
-        "--cache-dir", tmp_path / "cache", "--no-export", "--dtype", "float32",
+        "--cache-dir", tmp_path / "cache", "--no-export", "--dtype", "float32", "--engine", "hf",
     )  # fmt: skip
     found = [row for row in read_metrics(tmp_path / "run" / "metrics.jsonl") if row["step"] > 0]
     assert len(found) == 3 and all(row["data/questions"] == 10 for row in found)

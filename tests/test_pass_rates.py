@@ -219,7 +219,18 @@ def test_two_ranks_a_kill_a_resume_on_one_rank_and_the_filter(tmp_path):
     rows = tmp_path / "train.jsonl"
     damaged = json.loads(rows.read_text().splitlines()[4])["path"]
     (tmp_path / damaged).write_bytes((tmp_path / damaged).read_bytes()[:200])
-    shared = ["--preset", "toy", "--model", "toy/warm_start_checkpoint", "--rows", rows, "--dtype", "float32"]
+    shared = [
+        "--preset",
+        "toy",
+        "--model",
+        "toy/warm_start_checkpoint",
+        "--rows",
+        rows,
+        "--dtype",
+        "float32",
+        "--engine",
+        "hf",
+    ]
     whole, stopped = tmp_path / "whole.jsonl", tmp_path / "stopped.jsonl"
     done = launch("-m", "eval.run", *shared, "--output", whole, ranks=1)
     rates = rows_of(whole)
