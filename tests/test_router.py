@@ -269,7 +269,13 @@ class Endpoint:
                 pass
 
             def do_POST(self):
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                length = int(self.headers["Content-Length"])
+                data = b""
+                with contextlib.suppress(OSError):
+                    data = self.rfile.read(length)
+                if len(data) < length:
+                    return  # a client that was closed meanwhile
+                body = json.loads(data)
                 with endpoint.lock:
                     endpoint.times.append(time.monotonic())
                     prompt = body["messages"][0]["content"]
