@@ -487,7 +487,7 @@ def test_a_missing_key_and_a_bad_url_are_told_before_anything_is_decoded(serve, 
     with pytest.raises(ValueError, match="--api-key-env: the environment has no NO_SUCH_KEY"):
         ask_server(server, rows, tmp_path / "run", "--api-key-env", "NO_SUCH_KEY")
     server.url = "ftp://host"
-    with pytest.raises(ValueError, match="base URL must look like"):
+    with pytest.raises(ValueError, match="--base-url must look like"):
         ask_server(server, rows, tmp_path / "run")
     assert not server.requests
 
