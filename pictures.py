@@ -110,7 +110,7 @@ def curves(
     for axes in grid[len(panels) :]:
         axes.set_axis_off()
     handles = [Line2D([], [], color=colour, lw=2.5) for _, colour in _coloured(runs)]
-    legend = figure.legend(handles, [_drawable(label) for label in runs], loc="outside upper center", ncols=6)
+    legend = figure.legend(handles, [drawable(label) for label in runs], loc="outside upper center", ncols=6)
     _take_literally(legend.get_texts())
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, format="png")
@@ -251,7 +251,7 @@ def dynamics(
             _draw_dynamics(axes, runs, x, panel)
         _head(places[0], heading)
     handles = [Line2D([], [], color=colour, lw=3) for _, colour in _coloured(runs)]
-    labels = [_drawable(label) for label in runs]
+    labels = [drawable(label) for label in runs]
     legend = figure.legend(handles, labels, loc="outside upper center", ncols=4, fontsize=11, frameon=False)
     _take_literally(legend.get_texts())
     figure.supxlabel("strong: running mean over a tenth of a run's rounds; pale: each round", fontsize=9, color="0.4")
@@ -455,7 +455,7 @@ def _dress(axes: Axes, x: str, title: str, unit: str, furthest: float) -> None:
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     axes.set_xlabel({"step": "round", "data/rollouts_seen": "rollouts generated"}.get(x, x), fontsize=9)
     axes.set_ylabel(unit, fontsize=9)
-    axes.set_title(_drawable(title), fontsize=10.5, loc="left", weight="bold")
+    axes.set_title(drawable(title), fontsize=10.5, loc="left", weight="bold")
     _take_literally([axes.title, axes.xaxis.label])
     axes.tick_params(labelsize=8)
     axes.grid(color="0.9", lw=0.7)
@@ -514,11 +514,11 @@ def _text_picture(lines: Sequence[str], width: int, weight: str = "normal") -> n
 
 
 def _wrap(text: str, letters: int) -> list[str]:
-    drawn = [_drawable(line) for line in text.expandtabs(4).splitlines() or [""]]
+    drawn = [drawable(line) for line in text.expandtabs(4).splitlines() or [""]]
     return [part for line in drawn for part in textwrap.wrap(line, letters, subsequent_indent="    ") or [""]]
 
 
-def _drawable(text: str) -> str:
+def drawable(text: str) -> str:
     """The text with every character replaced that the fonts lack (matplotlib would warn and draw a box)."""
     return "".join(c if ord(c) in _GLYPHS and c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
 

@@ -5,7 +5,6 @@ The sheet does not show the router's label, so the person judges blind and one s
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import html
 import json
@@ -14,13 +13,11 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from matplotlib.image import imsave
-
+import review
 from data.clips import Clips
 from data.filter import fingerprint
-from data.video import ClipError
 from episode import TASK_TYPES, Question
-from pictures import filmstrip, table
+from pictures import table
 from router_rules import gold_text
 
 COLUMNS = ("number", "key", "id", "source", "problem", "options", "answer", "human", "note")
@@ -93,18 +90,12 @@ def sample(questions: Sequence[Question], size: int, seed: int) -> list[Question
 def write_sheet(questions: Sequence[Question], folder: Path, clips: Clips) -> int:
     """`folder`/sheet.csv to fill, `folder`/index.html to look at, and a filmstrip per question; returns how many clips
     could not be read (the sheet's `note` says why). Raises ValueError where a sheet is already there."""
-    sheet = folder / "sheet.csv"
-    if sheet.exists():  # perhaps with a day's work of a person in it
-        raise ValueError(f"{sheet} exists; choose another folder, or move it away")
-    (folder / "strips").mkdir(parents=True, exist_ok=True)
+    review.new_folder(folder)
     pending = [clips.submit(question) for question in questions]
     rows, unread = [], 0
     for number, (question, future) in enumerate(zip(questions, pending, strict=True), start=1):
-        note = ""
-        try:
-            imsave(folder / "strips" / f"{number:03d}.png", filmstrip(future.result().frames))
-        except ClipError as error:
-            note, unread = f"clip cannot be read: {error}", unread + 1
+        fault = review.write_strip(folder / "strips" / f"{number:03d}.png", future)
+        unread += bool(fault)
         rows.append(
             {
                 "number": number,
@@ -115,41 +106,29 @@ def write_sheet(questions: Sequence[Question], folder: Path, clips: Clips) -> in
                 "options": " ".join(question.options),
                 "answer": gold_text(question, letter=True),
                 "human": "",
-                "note": note,
+                "note": f"clip cannot be read: {fault}" if fault else "",
             }
         )
-    (folder / "index.html").write_text(_page(rows), encoding="utf-8", errors="replace")
-    # The mark at the start lets spreadsheets read it as UTF-8.
-    with open(sheet, "w", encoding="utf-8-sig", errors="replace", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS)
-        writer.writeheader()
-        writer.writerows({name: _cell(value) for name, value in row.items()} for row in rows)
+    review.write(folder, COLUMNS, rows, _page(rows))
     return unread
 
 
-def _cell(value: object) -> object:
-    """Text that a spreadsheet would take for a formula is marked as text."""
-    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
-
-
 def _page(rows: Sequence[Mapping[str, object]]) -> str:
-    parts = [
-        "<!doctype html><meta charset=utf-8><title>Task Router audit</title>",
-        "<style>body{font:16px sans-serif;max-width:1600px;margin:2em auto}section{margin:2.5em 0}"
-        "img{max-width:100%}</style>",
-        "<h1>Task Router audit</h1><p>Write one of Spatial, Temporal, Spatiotemporal, Static into the column "
+    introduction = (
+        "<p>Write one of Spatial, Temporal, Spatiotemporal, Static into the column "
         "<b>human</b> of sheet.csv; leave it empty where you cannot tell. Would the correct answer be another one "
         "(1) in the mirror, left and right swapped; (2) played from the last frame to the first? Only 1: Spatial. "
-        "Only 2: Temporal. Both: Spatiotemporal. Neither: Static.</p>",
-    ]
+        "Only 2: Temporal. Both: Spatiotemporal. Neither: Static.</p>"
+    )
+    sections = []
     for row in rows:
         text = {name: html.escape(str(value)) for name, value in row.items()}
         strip = f"<p>{text['note']}</p>" if row["note"] else f'<img src="strips/{row["number"]:03d}.png" loading=lazy>'
-        parts.append(
-            f"<section><h3>{text['number']}. {text['problem']}</h3>{strip}<p>{text['options']}<br>"
-            f"<b>{text['answer']}</b> ({text['source']}, id {text['id']})</p></section>"
+        sections.append(
+            f"<h3>{text['number']}. {text['problem']}</h3>{strip}<p>{text['options']}<br>"
+            f"<b>{text['answer']}</b> ({text['source']}, id {text['id']})</p>"
         )
-    return "\n".join(parts)
+    return review.page("Task Router audit", introduction, sections)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -158,30 +137,13 @@ def _page(rows: Sequence[Mapping[str, object]]) -> str:
 
 def read_sheet(file: Path) -> dict[str, str]:
     """Key -> the person's task type, of the filled rows. Raises ValueError, one line that names the row."""
-    try:
-        text = file.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{file}: cannot be read as UTF-8 CSV: {error}") from error
-    head = text.partition("\n")[0]
-    delimiter = ";" if head.count(";") > head.count(",") else ","  # spreadsheets of half of Europe write the former
-    human, seen = {}, set()
-    words = {task_type.lower(): task_type for task_type in TASK_TYPES}
-    try:
-        rows = list(csv.DictReader(text.splitlines(keepends=True), delimiter=delimiter))
-    except csv.Error as error:
-        raise ValueError(f"{file}: is not a CSV file: {error}") from error
-    for number, row in enumerate(rows, start=1):
-        key, word = row.get("key"), row.get("human")
-        if not key or word is None:
-            raise ValueError(f"{file}: row {number}: needs the columns key and human of a sheet that audit wrote")
-        if key in seen:
-            raise ValueError(f"{file}: row {number}: {key} stands there twice")
-        seen.add(key)
-        if not (word := word.strip()):
-            continue
-        if word.lower() not in words:
-            raise ValueError(f"{file}: row {number}: human must be one of {', '.join(TASK_TYPES)}, got {word[:40]!r}")
-        human[key] = words[word.lower()]
+    words = {task_type.lower(): task_type for task_type in TASK_TYPES} | {"": None}
+    human = {}
+    for number, key, (word,) in review.read(file, ["human"], words, f"one of {', '.join(TASK_TYPES)}, or empty"):
+        if not key:
+            raise ValueError(f"{file}: row {number}: the column key is empty; take the sheet that audit wrote")
+        if word:
+            human[key] = word
     if not human:
         raise ValueError(f"{file}: no row is filled; write a task type into the column human of each")
     return human

@@ -11,9 +11,10 @@
 | videomme | the parquet file, or its folder; JSON rows with the same columns | question_id |
 | mvbench | json/TASK.json, the folder json/ of the 20, or test.json of the release's branch `video` | TASK/INDEX |
 
-Where clips lie below the data root is tried in the order of the layouts known (`_clip`); none is opened here: a clip
-that is not there is a question that is not answered, and wrong. So is MVBench's episodic_reasoning from json/, whose
-"videos" are folders of frames that no decoder opens; the branch `video` has it as mp4, and all other clips ready cut.
+Where clips lie below the data root is tried in the order of the layouts known (`_clip`); none is opened here. A clip
+that is not there is a question that `eval.run` cannot ask: neither right nor wrong, the benchmark has no result until
+it is asked or --accept-missing counts it as wrong. MVBench's episodic_reasoning from json/ cannot be asked at all, its
+"videos" are folders of frames; the branch `video` has it as mp4, and all other clips ready cut.
 
 The prompts are the texts that VLMEvalKit and TimeBlind's repository send, as one user turn behind the video; DyBench's
 is not public, and ours asks in the same style. TimeBlind's gold answers are its scorer's: in each block of four rows
@@ -91,6 +92,14 @@ class _Row:
     def text_or(self, default: str, *names: str) -> str:
         """`text`, but `default` where the row has none of these fields."""
         return self.text(*names) if any(self.value.get(name) not in (None, "") for name in names) else default
+
+    def whole(self, name: str, default: int) -> int:
+        """A number of a row, from 0; `default` where the row has none."""
+        value = self.value.get(name)
+        value = default if value is None else value
+        if isinstance(value, bool) or not isinstance(value, int | float) or value != value // 1 or not 0 <= value < 1e9:
+            raise _Refused(name, "must be a whole number, 0 or more", f"got {value!r}")
+        return int(value)
 
     def seconds(self, name: str) -> float:
         value = self.value.get(name)
@@ -252,12 +261,12 @@ TIMEBLIND_PATTERN = (True, False, False, True)
 
 def _timeblind(row: _Row, root: Path | None) -> Item:
     """index, video_path, question, type = yes_no | multiple_choice (whose options stand in the question)."""
-    index = int(row.seconds("index")) if row.value.get("index") is not None else row.number - 1
+    index = row.whole("index", row.number - 1)
     problem, kind = row.text("question"), row.text("type")
     positive, role = TIMEBLIND_PATTERN[index % 4], index % 4
     video = row.text_or("", "video_path").removeprefix("TimeBlind/")
     path = _clip(root, video, "{}", "TimeBlind/{}")
-    more = {"path": path, "pair_id": str(index // 4), "subtask": kind}
+    more = {"path": path, "pair_id": str(index // 4), "side": "ab"[index % 2], "subtask": kind}
     if kind == "yes_no":
         question = _yes_no(row, "timeblind", problem, "yes" if positive else "no", **more)
         prompt = f"{problem} Please output Yes or No."
@@ -460,8 +469,8 @@ def load(name: str, questions_file: str | Path, data_root: str | Path | None = N
     """Items of a benchmark in its own order, and the rows that cannot be used.
 
     Without `data_root`, no item has a path: enough to score answers made elsewhere. Pairs that a reviewer rejected are
-    neither (`rejected`). Raises ValueError, one line, for an
-    unknown name, a file that cannot be read, is laid out in another way, or holds no row.
+    neither (`rejected`). Raises ValueError, one line, for an unknown name, a file that cannot be read, is laid out in
+    another way, or holds no row.
     """
     if name not in BENCHMARKS:
         raise ValueError(f"benchmark {name!r} must be one of {', '.join(NAMES)}")
@@ -475,11 +484,14 @@ def load(name: str, questions_file: str | Path, data_root: str | Path | None = N
     return _once(path, items, bad)
 
 
-def rejected(path: Path) -> set[int]:
-    """Rows of a pairs file of ours that a reviewer rejected (`accepted` false): no part of the benchmark."""
+def rejected(path: Path) -> dict[int, str]:
+    """Row -> pair, of the pairs in a file of ours that a reviewer rejected (`accepted` false on either side): no part
+    of the benchmark."""
     if not path.is_file() or path.suffix == ".parquet":
-        return set()
-    return {r.number for r in read_rows(path) if isinstance(r.value, dict) and r.value.get("accepted") is False}
+        return {}
+    rows = {row.number: row.value for row in read_rows(path) if isinstance(row.value, dict)}
+    pairs = {str(row.get("pair_id")) for row in rows.values() if row.get("accepted") is False}
+    return {number: str(row.get("pair_id")) for number, row in rows.items() if str(row.get("pair_id")) in pairs}
 
 
 def _is_own_format(path: Path) -> bool:
@@ -528,11 +540,13 @@ def read_answer(name: str, item: Item, reply: str) -> str | None:
 
 def remarks(name: str, items: Sequence[Item]) -> list[str]:
     """What a reader of the numbers must know of the questions: not the whole benchmark, groups that are incomplete,
-    pairs that measure nothing. Empty for the whole benchmark.
+    pairs that measure nothing, captions that no judge reads. Empty for the whole of any other benchmark.
     """
     size, found = BENCHMARKS[name].size, []
     if len(items) != size:
         found.append(f"{len(items)} questions; the whole benchmark has {size}")
+    if name == "tempcompass_captioning":
+        found.append("no judge: read by words only")
     groups: dict[str, list[Item]] = defaultdict(list)
     for item in items:
         if item.question.pair_id is not None:

@@ -22,7 +22,8 @@ such as DINO's) of a spliced clip. A row of which no pair can be made is refused
 
 pairs.jsonl holds both sides of each pair as evaluation rows (`eval.run`, `train.py --eval-file`) that share question
 and options in one order. Side a is the clip as it was, side b its counterfactual. `apply` keeps the accepted pairs and
-marks them `accepted`; a row marked false is not scored.
+marks them `accepted`. With --keep-rejected the others follow, marked false: `eval.run`, `eval.score` and `stats` leave
+those out (`train.py --eval-file` does not know the mark; give it accepted pairs alone).
 """
 
 from __future__ import annotations
@@ -48,9 +49,11 @@ from episode import Question
 from eval import dybench_sheet as sheets
 from eval import dybench_words as words
 from eval.answer import check_pairs
+from eval.benchmarks import rejected
 from eval.dybench_clips import SourceError
-from eval.dybench_pairs import Limits, Plan, make, plan
+from eval.dybench_pairs import Limits, Plan, as_json, make, plan
 from eval.dybench_sources import SOURCES
+from eval.parts import file_sha256
 from pictures import table
 
 
@@ -168,12 +171,11 @@ def read(args: ReadArgs) -> int:
         for number, raw in source.read(file):
             try:
                 row = source.convert(raw, file)
+                row["path"] = str(Path(args.prefix, row["path"]))
+                name = f"{args.source}/{file.parent.name if file.name == 'groundtruth.txt' else file.stem}/{number}"
+                lines.append(as_json({"id": name} | row | {"data_source": source.title}))
             except Refused as refusal:
                 bad.append(BadRow(str(file), number, *refusal.args))
-                continue
-            row["path"] = str(Path(args.prefix, row["path"]))
-            name = f"{args.source}/{file.parent.name if file.name == 'groundtruth.txt' else file.stem}/{number}"
-            lines.append(json.dumps({"id": name} | row | {"data_source": source.title}, ensure_ascii=False) + "\n")
     args.output.parent.mkdir(parents=True, exist_ok=True)
     args.output.write_text("".join(lines), encoding="utf-8")
     refused = args.output.with_name(args.output.name + ".refused.txt")
@@ -259,6 +261,8 @@ class ApplyArgs:
     """Rows of the accepted pairs, each with `accepted` true, JSONL; the other pairs go to OUTPUT.rejected.txt."""
     keep_open: bool = False
     """Also keep pairs that nobody has judged, without the mark."""
+    keep_rejected: bool = False
+    """Also keep the rejected pairs, with `accepted` false: scoring leaves them out."""
 
 
 def apply(args: ApplyArgs) -> int:
@@ -267,15 +271,19 @@ def apply(args: ApplyArgs) -> int:
         raise ValueError(f"--output {args.output} would overwrite what is read; choose another file")
     verdicts = sheets.read_sheet(args.sheet)
     pairs, _ = _pairs(args.rows, args.data_root)
-    keys = {pair: sheets.pair_key(both, [sheets.digest(q.path) for q in both]) for pair, both in pairs.items()}
+    keys = {pair: sheets.pair_key(both, [file_sha256(q.path) for q in both]) for pair, both in pairs.items()}
     fates = {pair: sheets.fate(verdicts.get(key)) for pair, key in keys.items()}
     if set(fates.values()) == {"not in the sheet"}:
         raise ValueError(f"{args.sheet}: judges no pair of {args.rows}; give the rows and clips of the sheet")
+    mark = {"accepted": {"accepted": True}, "rejected": {"accepted": False}}
+    wanted = {"accepted"} | ({"rejected"} if args.keep_rejected else set())
+    wanted |= {"open", "not in the sheet"} if args.keep_open else set()
     kept = [
-        raw.value | ({"accepted": True} if fates[raw.value["pair_id"]] == "accepted" else {})
+        {name: value for name, value in raw.value.items() if name != "accepted"} | mark.get(fates[pair], {})
         for raw in read_rows(args.rows)
-        if fates[raw.value["pair_id"]] == "accepted" or (args.keep_open and fates[raw.value["pair_id"]] != "rejected")
+        if fates[pair := raw.value["pair_id"]] in wanted
     ]
+    usable = sum(row.get("accepted", True) for row in kept) // 2
     lines = [
         " ".join([f"{pair}: {fate}", *(name for name, yes in verdicts.get(keys[pair], {}).items() if yes is False)])
         for pair, fate in fates.items()
@@ -283,11 +291,11 @@ def apply(args: ApplyArgs) -> int:
     ]
     args.output.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept), encoding="utf-8")
     args.output.with_name(args.output.name + ".rejected.txt").write_text("".join(f"{line}\n" for line in lines))
-    print(f"{args.output}: {len(kept) // 2} of {len(pairs)} pairs")
+    print(f"{args.output}: {usable} of {len(pairs)} pairs")
     failed = sheets.failed_checks([verdicts[key] for key in keys.values() if key in verdicts])
     for name, n in [*Counter(fates.values()).items(), *((f"fail {check}", n) for check, n in failed.items())]:
         print(f"  {n} {name}")
-    if not kept:
+    if not usable:
         raise ValueError(f"{args.sheet}: no pair is accepted; a pair needs yes in {', '.join(sheets.CHECKS)}")
     return 0
 
@@ -301,7 +309,7 @@ class StatsArgs:
     """Counts, lengths and chance of a file of pairs, as in the paper's Fig. 3 and Table 3."""
 
     rows: Path
-    """pairs.jsonl, or accepted.jsonl."""
+    """pairs.jsonl, or accepted.jsonl; rejected pairs in it are left out."""
     output: Path | None = None
     """Also write them as JSON."""
 
@@ -343,7 +351,12 @@ def stats(args: StatsArgs) -> int:
     if bad:
         raise ValueError(f"{len(bad)} rows cannot be used: {bad[0]}")
     check_pairs(str(args.rows), questions)
-    found = statistics_of([raw.value for raw in read_rows(args.rows)], questions)
+    left_out = rejected(args.rows)
+    both = zip(read_rows(args.rows), questions, strict=True)
+    used = [(raw.value, question) for raw, question in both if raw.number not in left_out]
+    if not used:
+        raise ValueError(f"{args.rows}: every pair is marked as rejected")
+    found = statistics_of(*zip(*used, strict=True))
     if args.output:
         args.output.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     rows = [{"": name} | facts for name, facts in found["subtasks"].items()]

@@ -97,7 +97,8 @@ def read_spans(
 
     Decoded from the start without seeking, so that a time names one frame. A frame whose longer side exceeds
     `longest_side` is shrunk. A folder of pictures is a clip of FOLDER_FPS. SourceError for a clip that is missing,
-    damaged, longer than `max_seconds` within a span, or at its end before a span is.
+    damaged, of frames that change size, longer than `max_seconds` within a span, or at its end before a span is; and
+    for a span between two frames.
     """
     bounds = [(start or 0.0, math.inf if end is None else end) for start, end in spans]
     found: list[list[np.ndarray]] = [[] for _ in spans]
@@ -124,10 +125,22 @@ def read_spans(
                 break
     except (av.error.FFmpegError, IndexError, OSError) as error:
         raise SourceError("the clip cannot be decoded", str(error)) from error
-    for start, end in bounds:
+    if rate is None:
+        raise SourceError("the clip holds no frame")
+    return _stacked(found, bounds, seen, rate, colour)
+
+
+def _stacked(found, bounds, seen: float, rate: Fraction, colour) -> list[Frames]:
+    """The planes of each span as one; SourceError where they are none, too few or of several sizes."""
+    for (start, end), frames in zip(bounds, found, strict=True):
         # Annotations round to their own frame rate: up to a frame and a half is no contradiction.
         if end < math.inf and seen < end - 1.5 / rate or seen <= start:
             raise SourceError("a segment lies past the end of the clip", f"{start:g}..{end:g} s of {seen:.2f} s")
+        if not frames:
+            raise SourceError("a segment holds no frame", f"{start:g}..{end:g} s at {float(rate):g} fps")
+    sizes = dict.fromkeys(f"{planes.shape[1]}x{planes.shape[0] * 2 // 3}" for frames in found for planes in frames)
+    if len(sizes) > 1:
+        raise SourceError("the frames change size; encode the clip at one size", ", then ".join(sizes))
     return [Frames(np.stack(frames), rate, colour) for frames in found]
 
 
@@ -139,7 +152,9 @@ def _decode(path: Path):
             raise SourceError("the folder holds no pictures", path.name)
         for number, picture in enumerate(pictures):
             with av.open(str(picture)) as container:
-                frame = next(container.decode(video=0))
+                frame = next(container.decode(video=0), None)
+                if frame is None:
+                    raise SourceError("a picture cannot be decoded", picture.name)
                 frame.pts, frame.time_base = number, Fraction(1, FOLDER_FPS)
                 yield frame, Fraction(FOLDER_FPS)
         return

@@ -6,6 +6,7 @@ The annotation rows are those of `python -m eval.dybench`. A row is planned befo
 
 from __future__ import annotations
 
+import json
 import os
 import random
 from collections import Counter
@@ -17,11 +18,14 @@ from string import ascii_uppercase
 import numpy as np
 
 from data.corpora import Refused
+from data.video import ClipError, sample_clip
 from eval import dybench_clips as clips
 from eval import dybench_words as words
 from eval.dybench_clips import Frames, SourceError
 
 SUBJECTS = ("human", "animal", "plant", "object")
+PROBE_PIXELS = 128 * 128
+"""Of a frame when a built clip is read as evaluation reads it: that it can be, not what it shows, is asked."""
 TRANSFORMS = ("flip", "reverse", "flip_reverse")
 
 
@@ -71,6 +75,16 @@ def _text(row: dict, name: str, default: str | None = None) -> str:
     if not isinstance(value, str) or not value.strip():
         raise Refused(name, "missing, empty or not text", f"got {value!r}")
     return " ".join(value.split()).rstrip(".")
+
+
+def as_json(row: dict) -> str:
+    """The row as one line of JSON; Refused where a text in it cannot be written to a file."""
+    line = json.dumps(row, ensure_ascii=False)
+    try:
+        line.encode()
+    except UnicodeEncodeError as error:
+        raise Refused("row", "holds half a character (a lone surrogate)", repr(error.object[error.start])) from error
+    return line + "\n"
 
 
 def _choice(row: dict, name: str, allowed: Sequence[str], default: str | None = None) -> str:
@@ -204,6 +218,7 @@ def plan(row: object, number: int, videos: Path, limits: Limits) -> Plan:
     """What row `number` asks for; clips lie in the folder `videos`. Raises Refused."""
     if not isinstance(row, dict):
         raise Refused("row", "must be a JSON object", f"got {type(row).__name__}")
+    as_json(row)  # its texts seed the draws and name files before they are written
     subtask = _choice(row, "subtask", words.SUBTASKS)
     pair = _text(row, "id") if "id" in row else f"{subtask}/{number:05d}"
     rng = random.Random(f"{limits.seed}/{pair}")
@@ -292,10 +307,17 @@ def make(plan: Plan, number: int, output: Path, limits: Limits) -> tuple[list[di
     Raises Refused, SourceError.
     """
     parts, *wanted = sides(plan, limits)
+    paths = [f"clips/{plan.row['subtask']}_{number:05d}_{side}.mp4" for side in "ab"]
     rows, read, encoded = [], [], []
-    for side, clip, answer in zip("ab", wanted, plan.answers, strict=True):
-        path = f"clips/{plan.row['subtask']}_{number:05d}_{side}.mp4"
+    for side, path, clip, answer in zip("ab", paths, wanted, plan.answers, strict=True):
         clips.encode(output / path, clip)
+        try:
+            sample_clip(output / path, max_frame_pixels=PROBE_PIXELS)
+        except ClipError as error:
+            for made in paths:
+                (output / made).unlink(missing_ok=True)
+            fault = str(error).removeprefix(f"{output / path}: ")  # a file that is gone
+            raise SourceError("the evaluation's decoder refuses the clip made of it", fault) from error
         read += clips.read_spans(output / path, longest_side=limits.longest_side)
         encoded.append(clips.settings(output / path))
         rows.append(_row(plan, side, answer, path) | {"seconds": round(float(len(clip) / clip.rate), 3)})

@@ -7,7 +7,6 @@ accepted with three times yes, rejected with one no, and open until then.
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import html
 import json
@@ -15,12 +14,10 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from matplotlib.image import imsave
-
+import review
 from data.clips import Clips
-from data.video import ClipError
 from episode import Question
-from pictures import filmstrip
+from eval.parts import file_sha256
 from verifiers import split_option
 
 CHECKS = {
@@ -47,12 +44,6 @@ def pair_key(pair: Pair, digests: Sequence[str]) -> str:
     return "p" + hashlib.sha256(json.dumps([facts, list(digests)]).encode()).hexdigest()[:12]
 
 
-def digest(path: str | Path) -> str:
-    """SHA-256 of a file."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _answer(question: Question) -> str:
     return next(option for option in question.options if split_option(option)[0] == question.gold)
 
@@ -65,48 +56,30 @@ def write_sheet(
     `measured`: pair id -> check -> what was measured. Returns how many clips could not be read (column `note`). Raises
     ValueError where a sheet is already there.
     """
-    sheet = folder / "sheet.csv"
-    if sheet.exists():  # perhaps with a day's work of a person in it
-        raise ValueError(f"{sheet} exists; choose another folder, or move it away")
-    (folder / "strips").mkdir(parents=True, exist_ok=True)
+    review.new_folder(folder)
     pending = [[clips.submit(question) for question in pair] for pair in pairs.values()]
     rows, unread = [], 0
     for number, ((pair_id, pair), futures) in enumerate(zip(pairs.items(), pending, strict=True), start=1):
         notes = []
         for question, future in zip(pair, futures, strict=True):
-            try:
-                imsave(folder / "strips" / f"{number:04d}_{question.side}.png", filmstrip(future.result().frames))
-            except ClipError as error:
-                notes.append(f"{question.side}: {error}")
+            fault = review.write_strip(folder / "strips" / f"{number:04d}_{question.side}.png", future)
+            notes += [f"{question.side}: {fault}"] if fault else []
         unread += len(notes)
         row = {"number": number, "key": "", "pair_id": pair_id, "subtask": pair[0].subtask, "note": "; ".join(notes)}
         if not notes:
-            row["key"] = pair_key(pair, [digest(question.path) for question in pair])
+            row["key"] = pair_key(pair, [file_sha256(question.path) for question in pair])
         row |= {"source": pair[0].data_source, "problem": pair[0].problem, "options": " ".join(pair[0].options)}
         row |= {f"answer_{question.side}": _answer(question) for question in pair}
         row |= {f"measured_{check}": measured.get(pair_id, {}).get(check, "") for check in CHECKS}
         rows.append(row)
-    (folder / "index.html").write_text(_page(rows), encoding="utf-8", errors="replace")
-    with open(sheet, "w", encoding="utf-8-sig", errors="replace", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, restval="")
-        writer.writeheader()
-        writer.writerows({name: _cell(value) for name, value in row.items()} for row in rows)
+    review.write(folder, COLUMNS, rows, _page(rows))
     return unread
-
-
-def _cell(value: object) -> object:
-    """Text that a spreadsheet would take for a formula is marked as text."""
-    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
 
 
 def _page(rows: Sequence[Mapping[str, object]]) -> str:
     checks = "".join(f"<li><b>{name}</b>: {html.escape(text)}</li>" for name, text in CHECKS.items())
-    parts = [
-        "<!doctype html><meta charset=utf-8><title>DyBench review</title>",
-        "<style>body{font:16px sans-serif;max-width:1600px;margin:2em auto}section{margin:2.5em 0}"
-        "img{max-width:100%;display:block}small{color:#555}</style>",
-        f"<h1>DyBench review</h1><p>Write yes or no into these columns of sheet.csv:</p><ul>{checks}</ul>",
-    ]
+    introduction = f"<p>Write yes or no into these columns of sheet.csv:</p><ul>{checks}</ul>"
+    sections = []
     for row in rows:
         text = {name: html.escape(str(value)) for name, value in row.items()}
         strips = "".join(
@@ -115,35 +88,19 @@ def _page(rows: Sequence[Mapping[str, object]]) -> str:
             for side in "ab"
         )
         facts = "; ".join(text[f"measured_{check}"] for check in CHECKS if text[f"measured_{check}"])
-        parts.append(
-            f"<section><h3>{text['number']}. {text['problem']}</h3><p>{text['options']}</p>{strips}"
-            f"<p><small>{text['pair_id']} ({text['source']}) {facts} {text['note']}</small></p></section>"
+        sections.append(
+            f"<h3>{text['number']}. {text['problem']}</h3><p>{text['options']}</p>{strips}"
+            f"<p><small>{text['pair_id']} ({text['source']}) {facts} {text['note']}</small></p>"
         )
-    return "\n".join(parts)
+    return review.page("DyBench review", introduction, sections)
 
 
 def read_sheet(file: Path) -> dict[str, dict[str, bool | None]]:
     """Key -> check -> yes, no or None (not filled). ValueError, one line that names the row, for anything else."""
-    try:
-        text = file.read_text(encoding="utf-8-sig")
-        head = text.partition("\n")[0]
-        delimiter = ";" if head.count(";") > head.count(",") else ","  # spreadsheets of half of Europe write the former
-        rows = list(csv.DictReader(text.splitlines(keepends=True), delimiter=delimiter))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{file}: cannot be read as UTF-8 CSV: {error}") from error
     words = {"yes": True, "y": True, "no": False, "n": False, "": None}
-    verdicts: dict[str, dict[str, bool | None]] = {}
-    for number, row in enumerate(rows, start=1):
-        if row.get("key") is None or any(row.get(check) is None for check in CHECKS):
-            raise ValueError(f"{file}: row {number}: needs the columns key, {', '.join(CHECKS)} of a sheet of ours")
-        if row["key"] in verdicts:
-            raise ValueError(f"{file}: row {number}: {row['key']} stands there twice")
-        for check in CHECKS:
-            if row[check].strip().lower() not in words:
-                raise ValueError(f"{file}: row {number}: {check} must be yes, no or empty, got {row[check][:40]!r}")
-        if row["key"]:  # a pair without one could not be seen
-            verdicts[row["key"]] = {check: words[row[check].strip().lower()] for check in CHECKS}
-    return verdicts
+    rows = review.read(file, list(CHECKS), words, "yes, no or empty")
+    # A pair without a key could not be seen.
+    return {key: dict(zip(CHECKS, verdict, strict=True)) for _, key, verdict in rows if key}
 
 
 def fate(verdict: Mapping[str, bool | None] | None) -> str:

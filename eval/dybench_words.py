@@ -117,24 +117,32 @@ DIAGONALS = {
 DEPTH = {"towards the camera": (0, 0, -1), "away from the camera": (0, 0, 1)}
 DIRECTIONS = STANDARD | DIAGONALS | DEPTH
 _NAMES = {vector: name for name, vector in DIRECTIONS.items()}
-_COMPONENTS = (("left", 0, -1), ("right", 0, 1), ("up", 1, 1), ("down", 1, -1))
+_COMPONENTS = {
+    word + ending: component
+    for word, component in {
+        "left": (0, -1), "right": (0, 1), "up": (1, 1), "upper": (1, 1), "top": (1, 1), "down": (1, -1),
+        "lower": (1, -1), "bottom": (1, -1),
+    }.items()
+    for ending in ("", "ward", "wards")
+}  # fmt: skip
+"""Word of a direction -> axis and sign."""
 
 
 def parse_direction(text: str) -> str | None:
-    """The canonical name of a direction: "Up and to the left.", "upper-left", "moving from left to right"; or None."""
+    """The canonical name of a direction: "Up and to the left.", "upper-left", "moving from left to right"; or None.
+
+    Whole words count: a cup is not "up". What says two things of one axis, or only where a thing comes from, is None.
+    """
     words = re.sub(r"[^a-z]+", " ", text.lower()).split()
-    if "towards" in words or "toward" in words:
-        return "towards the camera" if not {"left", "right"} & set(words) else None
-    if "away" in words:
-        return "away from the camera"
-    if {"left", "right"} <= set(words):  # "left to right"; "right to left"
-        order = [word for word in words if word in ("left", "right")]
-        return order[-1] if len(order) == 2 and words.count("to") == 1 else None
-    joined = " ".join(words).replace("upper", "up").replace("lower", "down")
-    vector = [0, 0, 0]
-    for name, axis, sign in _COMPONENTS:
-        vector[axis] += sign * (name in joined)
-    return _NAMES.get(tuple(vector)) if any(vector) else None
+    named = [_COMPONENTS[word] for word in words if word in _COMPONENTS]
+    if depth := {"toward", "towards", "away"} & set(words):
+        return None if named else "away from the camera" if "away" in depth else "towards the camera"
+    if {"left", "right"} <= set(words):  # "left to right"
+        return _NAMES[(named[-1][1], 0, 0)] if len(named) == 2 and words.count("to") == 1 else None
+    if "from" in words:  # where it comes from is not where it goes
+        return None
+    signs = dict(named)
+    return _NAMES.get((signs.get(0, 0), signs.get(1, 0), 0)) if len(signs) == len(set(named)) else None
 
 
 def transformed_direction(name: str, *, flip: bool, reverse: bool) -> str:

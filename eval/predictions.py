@@ -3,6 +3,7 @@
     RUN/settings.json                               every setting as resolved
     RUN/<benchmark>[.<shortcut>]/predictions.jsonl  a question a line: it, the reply, the answer read in it
     RUN/<benchmark>[.<shortcut>]/result.json        the settings and the numbers of `eval.scoring.report`
+    RUN/tempcompass[.<shortcut>]/...                both once more, of its three sub-tasks together
 
 What is asked and how a reply is read is the benchmark's (`eval/benchmarks.py`); rows of one's own are asked and read as
 in training. A reply that cannot be read is wrong. A question that could not be asked (no such clip, an endpoint that
@@ -18,7 +19,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import closing, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -31,7 +32,7 @@ from data.reader import Reader, open_clips
 from episode import Prompt, Question, View
 from eval import parts
 from eval.answer import Answered, as_they_come, check_pairs, in_chunks, share
-from eval.benchmarks import Item, load, read_answer, remarks
+from eval.benchmarks import Item, load, read_answer, rejected, remarks
 from eval.endpoint import Endpoint, GaveUp
 from eval.scoring import report
 from eval.settings import FREE_IN_A_RUN, GROUPS, BenchmarkArgs
@@ -50,9 +51,10 @@ LAYOUT = {
     "tempcompass_caption_matching": ("TempCompass", "caption_matching"),
     "tempcompass_captioning": ("TempCompass", "captioning"),
     "videomme": ("Video-MME", "videomme"),
-    "mvbench": ("MVBench", "json"),
+    "mvbench": ("MVBench", "test.json", "json"),
 }
-"""Benchmark -> its folder under --data-root, named as the release, and its questions in there."""
+"""Benchmark -> its folder under --data-root, named as the release, and its questions in there: the first that is. Of
+MVBench, the release's branch `video` before its branch `main`."""
 PAIRS = "pairs"
 LISTED = 20  # questions without an answer that are printed; all are in predictions.jsonl
 
@@ -64,8 +66,18 @@ class Benchmark:
     name: str
     file: Path
     items: list[Item]
-    bad: list[BadRow]
-    """Rows that are no questions; only with --accept-missing is there a benchmark with such."""
+    bad: list[BadRow] = field(default_factory=list)
+    """Rows that are no questions: there must be none."""
+    rejected: int = 0
+    """Pairs that a reviewer rejected; they are none of the items."""
+
+    @property
+    def remarks(self) -> list[str]:
+        """What a reader of its numbers must know."""
+        said = remarks(self.name, self.items) if self.name != PAIRS else []
+        if self.rejected:
+            said.append(f"{self.rejected} pairs that a reviewer rejected are left out")
+        return said
 
 
 @dataclass(frozen=True)
@@ -106,11 +118,15 @@ def prepare(args: BenchmarkArgs, folder: str) -> Job:
     if args.pairs:
         benchmarks.append(load_pairs(args))
     for benchmark in benchmarks:
-        if benchmark.bad and not args.accept_missing:
+        if benchmark.bad:
             raise ValueError(
-                f"{benchmark.name}: {len(benchmark.bad)} rows are no questions; the first: {benchmark.bad[0]} "
-                "(--accept-missing goes on without them)"
+                f"{benchmark.name}: {len(benchmark.bad)} rows are no questions, and may not drop out of the score; the "
+                f"first: {benchmark.bad[0]}: mend them, or take them out of the file"
             )
+        if benchmark.rejected:
+            print_main(f"{benchmark.name}: {benchmark.rejected} pairs that a reviewer rejected are left out")
+        if not args.accept_missing and set(args.shortcuts) != {"text_only"}:
+            _frame_folders(benchmark)
     if args.engine == "openai":
         _client(args)  # its faults now, not after an hour of decoding
     settings = resolved(args, folder)
@@ -128,11 +144,26 @@ def prepare(args: BenchmarkArgs, folder: str) -> Job:
 
 
 def _load(args: BenchmarkArgs, name: str) -> Benchmark:
-    folder, file = LAYOUT[name]
+    folder, *files = LAYOUT[name]
     root = Path(args.data_root, folder)
     given = dict(question.split("=", 1) for question in args.files)
-    questions = Path(given[name]) if name in given else root / file
-    return Benchmark(name, questions, *load(name, questions, root if root.is_dir() else Path(args.data_root)))
+    released = next((root / file for file in files if (root / file).exists()), root / files[-1])
+    questions = Path(given.get(name, released))
+    items, bad = load(name, questions, root if root.is_dir() else Path(args.data_root))
+    left_out = rejected(questions) if name == "dybench" else {}
+    return Benchmark(name, questions, items, bad, len(set(left_out.values())))
+
+
+def _frame_folders(benchmark: Benchmark) -> None:
+    """ValueError where clips are folders of frames: not after hours of answering the others."""
+    folders = [item for item in benchmark.items if item.question.path and os.path.isdir(item.question.path)]
+    if folders:
+        raise ValueError(
+            f"{benchmark.name}: {len(folders)} clips must be files, but are folders of frames, the first: "
+            f"{folders[0].question.path}"
+            + ("; get the release's branch `video` (MVBench/test.json, mp4)" if benchmark.name == "mvbench" else "")
+            + ", or --accept-missing counts them as wrong"
+        )
 
 
 def load_pairs(args: BenchmarkArgs) -> Benchmark:
@@ -140,10 +171,15 @@ def load_pairs(args: BenchmarkArgs) -> Benchmark:
     questions, bad = load_questions(
         args.pairs, _data_root(args), null_option="off", check_files=False, task_types=False
     )
+    left_out = rejected(Path(args.pairs))
+    questions = [question for question in questions if question.row not in left_out]
+    bad = [row for row in bad if row.row not in left_out]
+    if not questions and not bad:
+        raise ValueError(f"{args.pairs}: holds no pair that no reviewer rejected; {len(left_out)} rows are rejected")
     check_pairs(args.pairs, questions)
     request = ANSWER_REQUEST if args.answer_request == "paper" else args.answer_request
     items = [Item(q.id, q, question_text(q, request), {"subtask": q.subtask}) for q in questions]
-    return Benchmark(PAIRS, Path(args.pairs), items, bad)
+    return Benchmark(PAIRS, Path(args.pairs), items, bad, len(set(left_out.values())))
 
 
 def _data_root(args: BenchmarkArgs) -> str:
@@ -343,36 +379,62 @@ def prediction(answered: Answered[Task], frames: Sequence[int], data_root: str) 
 def finish(args: BenchmarkArgs, job: Job) -> int:
     """Write each result and print them; returns the exit code, 1 where a question has no answer. Rank 0 alone."""
     lines, missing = [], []
-    for benchmark, shortcut in ((b, s) for b in job.benchmarks for s in args.shortcuts):
-        rows, name = _rows(args, benchmark, shortcut), place(benchmark.name, shortcut)
-        failed = [f"{name} {row['id']}: {row['error']}" for row in rows if row["error"]]
-        missing += failed
-        file = Path(args.output, name, "result.json")
-        if failed and not args.accept_missing:
-            file.unlink(missing_ok=True)
-            continue
-        result = {
-            "benchmark": benchmark.name,
-            "shortcut": shortcut,
-            "settings": job.settings | {"questions_file": str(benchmark.file.resolve())},
-            "unanswered": len(failed),
-            "bad_rows": [str(row) for row in benchmark.bad],
-            "remarks": remarks(benchmark.name, benchmark.items) if benchmark.name != PAIRS else [],
-            **report("dybench" if benchmark.name == PAIRS else benchmark.name, rows),
-        }
-        parts.write_whole(file, json.dumps(result, indent=2))
-        lines += list(_lines(result))
+    for shortcut in args.shortcuts:
+        answered = {benchmark.name: _rows(args, benchmark, shortcut) for benchmark in job.benchmarks}
+        for benchmark in job.benchmarks:
+            rows, name = answered[benchmark.name], place(benchmark.name, shortcut)
+            missing += [f"{name} {row['id']}: {row['error']}" for row in rows if row["error"]]
+            files = [str(benchmark.file.resolve())]
+            lines += _result(args, job, benchmark.name, shortcut, rows, files, benchmark.remarks)
+        for group in set(args.benchmarks) & set(GROUPS):
+            members = [benchmark for benchmark in job.benchmarks if benchmark.name in GROUPS[group]]
+            lines += _joined(args, job, group, shortcut, members, answered)
     if lines:
         print(table(lines, list(lines[0])))
     for line in missing[:LISTED]:
         print(f"not answered: {line}", file=sys.stderr)
-    if missing and not args.accept_missing:
+    if missing and args.accept_missing:
+        print(f"{len(missing)} questions were not answered and count as wrong", file=sys.stderr)
+    elif missing:
         print(
             f"error: {len(missing)} questions were not answered; start again to ask them, or --accept-missing to count "
             "them as wrong",
             file=sys.stderr,
         )
     return 1 if missing and not args.accept_missing else 0
+
+
+def _result(
+    args: BenchmarkArgs, job: Job, name: str, shortcut: Shortcut, rows: list[dict], files: list[str], said: list[str]
+) -> list[dict]:
+    """Write a benchmark's result, or remove it where a question has no answer; returns its lines on the screen."""
+    file, failed = Path(args.output, place(name, shortcut), "result.json"), sum(bool(row["error"]) for row in rows)
+    if failed and not args.accept_missing:
+        file.unlink(missing_ok=True)
+        return []
+    result = {
+        "benchmark": name,
+        "shortcut": shortcut,
+        "settings": job.settings | {"questions_file": ", ".join(files)},
+        "unanswered": failed,
+        "remarks": said,
+        **report("dybench" if name == PAIRS else name, rows),
+    }
+    parts.write_whole(file, json.dumps(result, indent=2))
+    return list(_lines(result))
+
+
+def _joined(
+    args: BenchmarkArgs, job: Job, group: str, shortcut: Shortcut, members: list[Benchmark], answered: dict
+) -> list[dict]:
+    """The same of a benchmark of several question files: over all of their rows, which get ids of their own."""
+    rows = [row | {"id": f"{part.name}/{row['id']}"} for part in members for row in answered[part.name]]
+    # A run folder's result lies beside the answers that it is of: eval.report asks for them.
+    file = Path(args.output, place(group, shortcut), "predictions.jsonl")
+    parts.write_whole(file, "".join(json.dumps(row) + "\n" for row in rows))
+    said = [f"{part.name}: {remark}" for part in members for remark in part.remarks]
+    files = [str(part.file.resolve()) for part in members]
+    return _result(args, job, group, shortcut, rows, files, said)
 
 
 def _lines(result: dict) -> Iterator[dict]:

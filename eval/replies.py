@@ -8,11 +8,14 @@ never asked for one. So a reply is read in this order, and the first place that 
 3. the last <answer>...</answer>;
 4. the whole text as one answer ("B", "(b)", "B. left", "left"; "No.");
 5. what it states as its answer ("the answer is B", "Best option: (B)");
-6. its first and its last line; 7. an option that it points at ("I choose B", "(B)"), a free-standing yes or no.
+6. its first and its last line; 7. an option that it points at ("I choose B", "B is correct", "(B)"), a free-standing
+   yes or no.
 
-Two different answers at one place are none. Public toolkits are laxer, and pay for it: the first capital A-D anywhere
-takes the article of "A man" (Video-MME's), a reply "(" is every option (MVBench's), text after a failed judge call
-is a random one; others reject "(B)" or "\boxed{B}" (TempCompass'). `tests/test_benchmarks.py` holds these as cases.
+Two different answers at one place are none. A letter that stands in prose must be a capital (an option "a" is an
+article); the words around it may be written in any case. Public toolkits are laxer, and pay for it: the first capital
+A-D anywhere takes the article of "A man" (Video-MME's), a reply "(" is every option (MVBench's), text after a failed
+judge call is a random one; others reject "(B)" or "\boxed{B}" (TempCompass'). `tests/test_benchmarks.py` holds these as
+cases.
 """
 
 from __future__ import annotations
@@ -24,44 +27,76 @@ from collections.abc import Callable, Iterable, Sequence
 from verifiers import MAX_ANSWER_CHARS, canonical_answer, last_box, split_option
 
 _THOUGHT = re.compile(r"<think>.*?(?:</think>|\Z)", re.DOTALL)
-_TAGGED = re.compile(r"<answer>((?:(?!<answer>).)*?)</answer>", re.DOTALL)
+_TAGGED = re.compile(r"<answer>((?:(?!<answer>).)*?)</answer>", re.DOTALL | re.IGNORECASE)
+_CONTROL = re.compile(r"<\|\w+\|>|</s>")  # special tokens of a chat template: no words of the model
 _STATED = re.compile(
     r"\b(?:answer|prediction|(?:best|correct|right)\s+(?:option|choice|caption|sentence))\b"
-    r"(?:\s+(?:is|would\s+be|should\s+be|must\s+be)\b)?\s*[:=]?((?:(?!\b(?:answer|prediction)\b)[^\n])*)",
+    r"(?:\s+(?:is|would\s+be|should\s+be|must\s+be)\b)?[\"'*]*\s*[:=]?((?:(?!\b(?:answer|prediction)\b)[^\n])*)",
     re.IGNORECASE,
 )
 # A lone "A" or "I" is mostly a word: these two need a mark after them.
-_MARKED = r"(?:[(\[]([A-Za-z])[)\]]|([A-Z])(?=\s*(?:$|[.):,;!\]]))|([B-HJ-Z])(?![\w']))"
-_LEADING = re.compile(rf"[\s*\"'`]*(?:option\s+)?{_MARKED}(?!\W*(?:or|and|&|/|,)\W*[A-Z](?![\w']))")
-_POINTED = re.compile(
-    rf"(?:\b(?:option|choice|letter|choose|select|pick|go\s+with|is|say)\s+[\"'*]*{_MARKED}|[(\[]([A-Z])[)\]])"
+_MARK = r"(?=[\"'*`}]*\s*(?:$|[.):,;!\]}]))"
+_MARKED = rf"(?:[(\[]([A-Za-z])[)\]]|([A-Z]){_MARK}|([B-HJ-Z])(?![\w']))"
+_LABEL_WORD = r"(?i:option|choice|letter)"
+_LABELLED = re.compile(rf"\A(\W*){_LABEL_WORD}\s+(?=[(\[]?[A-Z](?![\w']))")
+_LEADING = re.compile(rf"[\s*\"'`]*(?:{_LABEL_WORD}\s+)?{_MARKED}(?!\W*(?:or|and|&|/|,)\W*[A-Z](?![\w']))")
+_CORRECT = (  # "B is right of the box" is about a place
+    r"(?i:is|must\s+be|would\s+be|should\s+be)\s+(?i:the\s+)?"
+    r"(?i:(?:correct|right|best)(?:\s+(?:answer|option|choice|one))?|answer)"
+    r"(?=[\s\"'*`)}]*(?:$|[.,;!]|(?i:because|since|as|here)\b))"
 )
-_HEDGED = re.compile(r"(?<![\w'])[(\[]?[A-Z][)\]]?\s*(?:\bor\b|/)\s*[(\[]?[A-Z](?![\w'])")
-_DENIED = re.compile(r"(?:\bnot|n't|\bnever|\bcannot|\bneither)\s+(?:\w+\s+){0,2}[\"'*(\[]*$", re.IGNORECASE)
-_REJECTED = re.compile(r"\W*(?:is|are|was)(?:n't|\s+(?:not|wrong|incorrect|false))\b", re.IGNORECASE)
+_POINTED = re.compile(
+    rf"(?:\b(?i:option|choice|letter|choose|select|pick|go\s+with|is|it['\u2019]s|say)(?:\s*[:=]\s*|\s+)[\"'*]*{_MARKED}"
+    rf"|\b(?i:think|guess|believe)\s+[\"'*]*([A-Z]){_MARK}"
+    rf"|(?<![\w'])([A-Z])[\"'*)\]]*\s+{_CORRECT}"
+    r"|[(\[]([A-Z])[)\]])"
+)
+_HEDGED = re.compile(
+    r"(?<![\w'])[(\[]?[A-Z][)\]]?[\s,]*(?:\bor\b(?:\s+(?i:maybe|perhaps|possibly|option|choice|letter)\b)*|/)"
+    r"\s*[(\[]?[A-Z](?![\w'])"
+)
+_DENIED = re.compile(
+    r"(?:(?:\bnot|n['\u2019]t|\bnever|\bcannot|\bneither|\bno\s+longer|\bwrong\s+to|\bdoubt)\s+(?:[\w'\u2019]+\s+){0,2}"
+    r"|\b(?:whether|if|unless|maybe|perhaps|possibly|nor)\s+(?:(?:it\s+is|it['\u2019]s|option|choice|letter)\s+)?"
+    r"|\b[a-z]\W+(?:and|&)\s+)[\"'*(\[]*$",
+    re.IGNORECASE,
+)
+_REJECTED = re.compile(
+    r"\W*(?i:is|are|was)(?i:n['\u2019]t|\s+(?:not|wrong|incorrect|false))\b|\s*(?:and|&)\s*[(\[]?[A-HJ-Z](?![\w'])"
+    r"|[^.!;\n]{0,60}\?"
+)
 
 
 def read_choice(reply: str, options: Sequence[str]) -> str | None:
     """Letter of the one option ("A. left", ...) that the reply gives; None without one."""
 
     def whole(text: str) -> str | None:
-        return canonical_answer(text, options, "multiple choice")
+        return canonical_answer(_LABELLED.sub(r"\1", text), options, "multiple choice")
 
     def stated(clause: str) -> str | None:
+        clause = clause.strip(" \t\"'`{}")
         first_sentence = re.split(r"(?<=\w{2})[.;!]\s", clause, maxsplit=1)[0]
-        return whole(clause) or whole(first_sentence) or _letter(_LEADING.match(clause))
+        value = clause.partition('"')[0]  # of {"answer": "left", "reason": ...}
+        return whole(clause) or whole(first_sentence) or whole(value) or _letter(_LEADING.match(clause))
+
+    def after(text: str, end: int) -> str | None:
+        """What stands behind a letter: "(B) left" is no answer where left is A. Cut, so that the whole stays linear."""
+        text = text[end : end + 200].partition("\n")[0].lstrip(" .:)]*\"'")
+        return whole(text) if any(said in text.casefold() for said in texts) else None
 
     def pointed(text: str) -> list[str | None]:
         if _HEDGED.search(text):
             return []
         return [
-            _letter(match)
+            letter
             for match in _POINTED.finditer(text)
             if not _DENIED.search(text[max(0, match.start() - 40) : match.start(match.lastindex)])
             and not _REJECTED.match(text, match.end())
+            for letter in (_letter(match), after(text, match.end()))
         ]
 
-    letters = {pair[0] for pair in map(split_option, options) if pair}
+    pairs = [pair for pair in map(split_option, options) if pair]
+    letters, texts = {letter for letter, _ in pairs}, [said.casefold() for _, said in pairs if said]
     answer = _read(reply, whole, stated, pointed)
     return answer if answer in letters else None
 
@@ -70,7 +105,7 @@ _YES_NO = re.compile(r"(yes|no)", re.IGNORECASE)
 _BOTH = re.compile(r"\byes\b\W+(?:(?:and|or)\W+)?no\b|\bno\b\W+(?:or\W+)?yes\b", re.IGNORECASE)
 # "no" also counts things ("no one", "no doubt"): it answers only where the sentence ends or starts anew after it.
 _YES_NO_LEAD = re.compile(
-    r"[\s*\"'`(]*(yes|no)\b(?=[\s*\"'`)]*(?:$|[.,;!\n\u2013\u2014-])|\s+(?:the|it|he|she|they|there|this|that|i|we)\b)",
+    r"[\s*\"'`(:]*(yes|no)\b(?=[\s*\"'`)}]*(?:$|[.,;!\n\u2013\u2014-])|\s+(?:the|it|he|she|they|there|this|that|i|we)\b)",
     re.IGNORECASE,
 )
 _YES_NO_FREE = re.compile(r"(?<![\w'])(yes|no)(?=[*\"'`)]*(?:\s*$|[.,;!]))", re.IGNORECASE)
@@ -87,12 +122,18 @@ def read_yes_no(reply: str) -> str | None:
         match = None if _BOTH.match(text.lstrip(" *\"'`(")) else _YES_NO_LEAD.match(text)
         return match[1].lower() if match else None
 
+    def line(text: str) -> str | None:
+        """What it begins with; "" where it or what follows comes to the opposite ("Yes, but actually no.")."""
+        first = lead(text)
+        return first and (first if {first}.issuperset(free(said[said.rfind(text) :])) else "")
+
     def free(text: str) -> list[str]:
         text = _BOTH.sub(" ", text)
         free = [match for match in _YES_NO_FREE.finditer(text) if not _DENIED.search(text[: match.start()][-40:])]
         return [match[1].lower() for match in free]
 
-    return _read(reply, whole, lead, free, line=lead)
+    said = answer_text(reply) or ""
+    return _read(reply, whole, lead, free, line=line) or None
 
 
 def _read(
@@ -126,8 +167,8 @@ def _read(
 
 
 def answer_text(reply: str) -> str | None:
-    r"""The reply without its thoughts (which the prompt may have opened); None where a \boxed{ was cut off."""
-    text = _THOUGHT.sub("\n", reply).rpartition("</think>")[2]
+    r"""The reply without thoughts (the prompt may have opened them) and special tokens; None with a \boxed{ cut off."""
+    text = _CONTROL.sub("", _THOUGHT.sub("\n", reply).rpartition("</think>")[2])
     return None if "\\boxed" in text and last_box(text) is None else text
 
 
@@ -162,17 +203,25 @@ def _lettered(match: re.Match) -> str:
     return match[1] + chr(ord("@") + int(match[2]))
 
 
+_DENIAL = re.compile(
+    r"(?:\b(?:not|cannot|never|neither|nor|no|none|nobody|nothing|without|instead\s+of|rather\s+than|fails?\s+to)\b|n['\u2019]t\b)"
+    r"[^.,;:!?\n]*?(?=\bbut\b|\binstead\b(?!\s+of)|[.,;:!?\n]|\Z)",
+    re.IGNORECASE,
+)
+
+
 def read_caption(reply: str, options: Sequence[str]) -> str | None:
     """Letter of the one piece of information that a caption conveys, without a judge.
 
     TempCompass asks a language model which option a caption fits. Here an option is conveyed where the caption holds
     its words as a phrase (endings set aside: "dunks", "dunking") or else all those of its words that no other option
     has; an option whose phrase lies within another's that is conveyed does not count. A judge's verdict ("B", "B. ...")
-    may stand in the caption's place.
+    may stand in the caption's place. What a caption denies ("does not show ...", up to the end of the clause) it does
+    not convey.
     """
     if letter := read_choice(reply, options):
         return letter
-    said = _stems(answer_text(reply) or "")
+    said = _stems(_DENIAL.sub(" not ", answer_text(reply) or ""))
     phrases = {letter: _stems(text) for letter, text in map(split_option, options)}
     conveyed = {letter for letter, words in phrases.items() if words and _within(words, said)}
     conveyed = {

@@ -3,9 +3,10 @@
     python -m eval.report runs/eval/base runs/eval/crpo runs/train/crpo --output report/
 
 RUN is a folder of eval.run (answers) or of train.py (curves), in any mixture; differences are against the first
-evaluation. DIR/report.html holds everything: the paper's Tables 1, 4 and 5 with intervals, training curves, and a
-gallery of pairs with their frames. The pictures also lie beside it as PNG. A training run and the evaluation of its
-checkpoint share one label and one colour.
+evaluation. DIR/report.html holds everything: the paper's Tables 1, 4 and 5 with intervals, training curves, the
+settings (those that differ are said first), and a gallery of pairs with their frames; with --routed also Fig. 1, right.
+The pictures also lie beside it as PNG. A training run and the evaluation of its checkpoint share one label and one
+colour.
 Exit code 0, or 2 with one line where a folder or a flag is not as it must be.
 """
 
@@ -22,8 +23,8 @@ import tyro
 from config import Config
 from eval.report_gallery import gallery, strips
 from eval.report_page import Page, render
-from eval.report_pictures import scores
-from eval.report_runs import Run, evaluations, read_runs, trainings
+from eval.report_pictures import fractions, scores
+from eval.report_runs import Run, evaluations, read_routed, read_runs, settings_of, trainings
 from eval.report_tables import Bootstrap, Table, all_tables
 from pictures import COLOURS, curves, dynamics
 
@@ -36,6 +37,9 @@ class ReportArgs:
     """Run folders, each as FOLDER or LABEL=FOLDER; the first evaluation is what the others are compared with."""
     output: Path
     """Folder for report.html and the PNGs; files of these names are replaced."""
+    routed: tuple[str, ...] = ()
+    """NAME=FILE: the questions of mvbench or a tempcompass_* as rows that router.py has labelled (id or problem_id, and
+    task_type); shows accuracy per sub-task against the fraction of dynamic questions (Fig. 1, right)."""
     title: str = "Evaluation report"
     """Heading of the page."""
     gallery: int = 24
@@ -63,7 +67,13 @@ def write_report(args: ReportArgs) -> list[str]:
     runs = read_runs(args.runs)
     tested, trained = evaluations(runs), trainings(runs)
     colours = colour(trained, runs)
-    tables, breakdowns, notices = all_tables(tested, Bootstrap(args.resamples, args.seed)) if tested else ([], [], [])
+    routed = dict(map(read_routed, args.routed))
+    if routed and not tested:
+        raise ValueError(f"--routed needs a run of eval.run: {', '.join(args.runs)} have no answers")
+    bootstrap = Bootstrap(args.resamples, args.seed)
+    tables, breakdowns, notices = all_tables(tested, bootstrap, routed) if tested else ([], [], [])
+    settings, differing = settings_of(tested)
+    notices = differing + notices
     args.output.mkdir(parents=True, exist_ok=True)
     pictures = draw_tables(tables, colours, args.output)
     drawn, said = draw_curves(trained, args.output)
@@ -87,6 +97,7 @@ def write_report(args: ReportArgs) -> list[str]:
         curves=drawn,
         pairs=list(zip(pairs, frames, strict=True)),
         pair_totals=totals,
+        settings=settings,
         notices=notices,
         frames=args.frames,
         footer=f"Bootstrap: {args.resamples:,} resamples over pairs, instances or questions, seed {args.seed}.",
@@ -126,7 +137,7 @@ def draw_tables(tables: Sequence[Table], colours: Mapping[str, str], folder: Pat
     """table1.png and so on: table's name -> file."""
     files = {table.name: folder / f"{table.name}.png" for table in tables}
     for table in tables:
-        scores(table, colours, files[table.name])
+        (fractions if table.points else scores)(table, colours, files[table.name])
     return files
 
 

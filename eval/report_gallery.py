@@ -20,8 +20,9 @@ from PIL import Image
 from data.clips import Clips, ClipSettings
 from data.video import ClipError
 from episode import Question, View
-from eval.report_runs import FULL_VIDEO, Answer, Run, unit_of
-from eval.report_tables import STRICT, same_answer
+from eval.report_runs import FULL_VIDEO, Answer, Run
+from eval.report_tables import STRICT
+from eval.scoring import same_answer, unit_of
 
 OUTCOMES = {"both": "both right", "one": "one right", "none": "none right"}
 TILE = 192  # pixels: the longest side of a frame in the page

@@ -45,6 +45,8 @@ class Page:
     pairs: Sequence[tuple[Pair, Sequence[Strip]]] = ()
     pair_totals: Mapping[str, int] = field(default_factory=dict)
     """Benchmark -> its pairs, of which `pairs` are a few."""
+    settings: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """Setting -> model -> its value."""
     notices: Sequence[str] = ()
     frames: int = 8
     footer: str = ""
@@ -66,6 +68,7 @@ def render(page: Page) -> str:
     sections = [
         ("results", "Results", _tables(page.tables, page)),
         ("breakdowns", "Breakdowns", _folded(page.breakdowns, page)),
+        ("settings", "Settings", _settings(page)),
         ("training", "Training curves", "".join(_picture(*item) for item in page.curves.items())),
         ("gallery", "Gallery of pairs", _gallery(page)),
     ]
@@ -117,7 +120,7 @@ def _with_picture(table: Table, page: Page) -> str:
     file = page.pictures.get(table.name)
     if file is None:
         return _table(table, page)
-    caption = f"{table.title}: dots are scores, bars 95 % intervals, dashed lines chance"
+    caption = f"{table.title}: {table.caption}"
     is_open = " open" if table is page.tables[0] else ""
     folded = f'<details class="fold"{is_open}><summary>As a picture</summary>{_picture(caption, file)}</details>'
     return _table(table, page) + folded
@@ -132,6 +135,25 @@ def _folded(tables: Sequence[Table], page: Page) -> str:
     return "".join(
         f'<details class="fold"><summary>{text(table.title)}</summary>{_table(table, page, headed=False)}</details>'
         for table in tables
+    )
+
+
+def _settings(page: Page) -> str:
+    if not page.settings:
+        return ""
+    labels = [label for label in page.colours if any(label in values for values in page.settings.values())]
+    heads = "".join(f'<th scope="col">{_model(label, page)}</th>' for label in labels)
+    rows = "".join(
+        f'<tr><th scope="row">{text(name)}{" (differs)" if len(set(values.values())) > 1 else ""}</th>'
+        + "".join(f"<td>{foreign(values[label] or '(empty)')}</td>" for label in labels)
+        + "</tr>"
+        for name, values in page.settings.items()
+    )
+    return (
+        '<details class="fold"><summary>What the models were asked with</summary><figure class="table">'
+        '<div class="scroll" tabindex="0" role="region" aria-label="Settings"><table><thead>'
+        f'<tr><th scope="col" class="corner">Setting</th>{heads}</tr></thead><tbody>{rows}</tbody></table></div>'
+        "</figure></details>"
     )
 
 
@@ -187,8 +209,8 @@ def _cell(column: Column, label: str) -> str:
 
 
 def at_chance(column: Column, cell: Cell) -> bool:
-    """True where the interval does not lie above chance."""
-    return column.chance is not None and cell.score.low <= column.chance
+    """True where the interval does not lie above chance, and should."""
+    return column.chance is not None and not column.falls and cell.score.low <= column.chance
 
 
 def _difference(difference: Interval, falls: bool) -> str:

@@ -6,12 +6,13 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from eval.report_tables import Column, Table
+from pictures import drawable
 
 MAX_COLUMNS = 4  # panels side by side
 
@@ -38,6 +39,31 @@ def scores(table: Table, colours: Mapping[str, str], path: str | os.PathLike) ->
     figure.savefig(path, format="png")
 
 
+def fractions(table: Table, colours: Mapping[str, str], path: str | os.PathLike) -> None:
+    """Fig. 1, right: accuracy of each sub-task against its share of dynamic questions, percent, written to `path`."""
+    figure = Figure(figsize=(6.4, 4.4), dpi=130, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    shown = [label for label in colours if label in table.points]
+    for at, label in enumerate(shown):
+        points = [point for point in table.points[label] if point["routed"]]
+        x, y = ([point[name] for point in points] for name in ("dynamic", "acc"))
+        axes.plot(x, y, "o", color=colours[label], ms=6, alpha=0.8)
+        for point in points if at == 0 else ():
+            words = drawable(point["subtask"].replace("_", " "))
+            place = dict(xytext=(4, 5), textcoords="offset points", fontsize=7, color="0.35", parse_math=False)
+            axes.annotate(words, (point["dynamic"], point["acc"]), **place)
+    axes.set(xlim=(-3, 103), ylim=(-3, 103), xlabel="dynamic questions (%)", ylabel="accuracy (%)")
+    axes.grid(color="0.9", lw=0.7)
+    axes.spines[["top", "right"]].set_visible(False)
+    keys = [Line2D([], [], color=colours[label], marker="o", ls="") for label in shown]
+    legend = figure.legend(keys, list(map(drawable, shown)), loc="outside lower center", ncols=4, fontsize=9)
+    for words in legend.get_texts():
+        words.set_parse_math(False)
+    figure.suptitle(drawable(table.title), fontsize=11, weight="bold", x=0.01, ha="left", parse_math=False)
+    figure.savefig(path, format="png")
+
+
 def _draw(axes: Axes, column: Column, colours: Mapping[str, str]) -> None:
     for row, (label, colour) in enumerate(colours.items()):
         if label in column.cells:
@@ -57,9 +83,3 @@ def _draw(axes: Axes, column: Column, colours: Mapping[str, str]) -> None:
     axes.grid(axis="x", color="0.9", lw=0.7)
     axes.set_axisbelow(True)
     axes.spines[["top", "right", "left"]].set_visible(False)
-
-
-def drawable(text: str) -> str:
-    """The text with a mark for what the font lacks (matplotlib would warn)."""
-    font = font_manager.get_font(font_manager.findfont("DejaVu Sans:bold"))
-    return "".join(c if ord(c) in font.get_charmap() and c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)

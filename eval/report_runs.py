@@ -9,7 +9,6 @@ What cannot be read is a ValueError of one line with file and line number; nothi
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,15 +16,19 @@ from types import UnionType
 from typing import Any
 
 from data.rows import read_rows
+from episode import TASK_TYPES
+from eval.scoring import UNIT_SIZE, unit_of
 from metrics import read_metrics
 
 Part = tuple[str, str]
 """(benchmark, shortcut setting): what one folder of predictions answers."""
 
 FULL_VIDEO = "identity"
-UNIT_SIZE = {"dybench": 2, "pairs": 2, "timeblind": 4}
-"""Answers of one whole unit, the thing that strict accuracy counts: a pair (`pairs` are rows of one's own), a TimeBlind
-instance of two questions on two videos; everywhere else a unit is one question."""
+COMPARED = (
+    "engine", "dtype", "temperature", "seed", "frames", "max_pixels", "min_frame_pixels", "max_frame_pixels",
+    "system_prompt", "answer_request", "max_prompt_tokens", "max_completion_tokens", "body",
+)  # fmt: skip
+"""Settings of eval.run that answers depend on, besides the model and where it is served."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,8 @@ class Run:
     """Folder of the clips; None where settings.json names none."""
     model: str = ""
     """Folder of the checkpoint evaluated."""
+    settings: Mapping[str, str] = field(default_factory=dict)
+    """Those of COMPARED that settings.json holds."""
     answers: Mapping[Part, Sequence[Answer]] = field(default_factory=dict)
     notices: Sequence[str] = ()
     """What a reader of its numbers has to know."""
@@ -145,10 +150,45 @@ def read_run(argument: str) -> Run:
         folder=folder,
         data_root=Path(root) if isinstance(root, str) and root else None,
         model=str(settings.get("model") or ""),
+        settings={name: str(settings[name]) for name in COMPARED if name in settings},
         answers=answers,
         notices=notices,
         metrics=read_metrics(folder / "metrics.jsonl") if trained else None,
     )
+
+
+def read_routed(argument: str) -> tuple[str, dict[str, str | None]]:
+    """(benchmark, question id -> the router's type or None) of `NAME=FILE`; ValueError, one line, where it is none."""
+    name, equals, file = argument.partition("=")
+    if not equals:
+        raise ValueError(f"--routed {argument}: must be NAME=FILE, such as mvbench=routed.jsonl")
+    types: dict[str, str | None] = {}
+    for row in read_rows(Path(file)):
+        place, value = f"{file}:{row.number}", row.value
+        if row.fault or not isinstance(value, dict):
+            raise ValueError(f"{place} {row.fault or 'must be an object'}; give rows that router.py has written")
+        own, kind = value.get("id", value.get("problem_id")), value.get("task_type")
+        if not isinstance(own, str | int) or str(own) in types:
+            raise ValueError(f"{place} must have an id or problem_id of its own, got {str(own)[:80]!r}")
+        if kind is not None and kind not in TASK_TYPES:
+            raise ValueError(f"{place} task_type must be one of {', '.join(TASK_TYPES)}, got {str(kind)[:80]!r}")
+        types[str(own)] = kind
+    return name, types
+
+
+def settings_of(runs: Sequence[Run]) -> tuple[dict[str, dict[str, str]], list[str]]:
+    """Setting -> label -> value ("not recorded" where settings.json has none), and a line for each that differs."""
+    found = {
+        name: {run.label: run.settings.get(name, "not recorded") for run in runs}
+        for name in COMPARED
+        if any(name in run.settings for run in runs)
+    }
+    said = []
+    for name, values in found.items():
+        if len(set(values.values())) > 1:
+            told = ", ".join(f"{label} {value[:80] or '(empty)'}" for label, value in values.items())
+            said.append(f"{name} differs ({told}): what lies between these runs is not the models alone")
+    return found, said
 
 
 def read_answers(file: Path) -> list[Answer]:
@@ -178,15 +218,6 @@ def _remarks(part: Path, answers: Sequence[Answer], result: Mapping[str, Any] | 
         said.append(f"{part}: result.json is of {result['n']:,} items, predictions.jsonl of {len(answers):,}")
     remarks = result.get("remarks") or []
     return said + [f"{part}: {remark}" for remark in remarks if isinstance(remark, str)]
-
-
-def unit_of(benchmark: str, answer: Answer) -> str:
-    """What the answer is counted with: its pair, its TimeBlind instance (of four rows each), or itself."""
-    if benchmark == "timeblind":
-        if not re.fullmatch("[0-9]{1,9}", answer.id):
-            raise ValueError(f"timeblind: an id must be a row index, got {answer.id[:80]!r}; answer it with eval.run")
-        return str(int(answer.id) // 4)
-    return answer.pair_id or answer.id
 
 
 def units(benchmark: str, answers: Iterable[Answer]) -> dict[str, list[Answer]]:
@@ -227,7 +258,7 @@ def common_units(runs: Sequence[Run], part: Part) -> tuple[dict[str, dict[str, l
     size = UNIT_SIZE.get(benchmark, 1)
     torn = sum(len(rows) != size for rows in common[first].values())
     if torn:
-        notices.append(f"{name}: {torn:,} of {len(shared):,} units are not of {size} answers: strictly wrong")
+        notices.append(f"{name}: {torn:,} of {len(shared):,} units are not of {size} answers: what they lack is wrong")
     return common, notices
 
 

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
-from eval.report_runs import FULL_VIDEO, UNIT_SIZE, Answer, Part, Run, common_units
-from eval.scoring import Unit, chance, content, interval, is_static
+from eval.report_runs import FULL_VIDEO, Answer, Part, Run, common_units
+from eval.scoring import Unit, accuracy_by_dynamic_fraction, interval, is_static, same_answer, unit_metrics
 
 SHORTCUTS = {
     FULL_VIDEO: "Full Video",
@@ -36,8 +37,19 @@ TITLES = {
     "videomme": "VideoMME",
     "mvbench": "MVBench",
 }
-STRICT = {"dybench": "P-Acc", "pairs": "P-Acc", "timeblind": "I-Acc"}
-"""Name of the share of units with every answer right (paper Sec. 4)."""
+STRICT = {"dybench": "pair_acc", "pairs": "pair_acc", "timeblind": "i_acc"}
+"""Metric that is the share of units with every answer right (paper Sec. 4)."""
+HEADINGS = {
+    "acc": "Acc",
+    "pair_acc": "P-Acc",
+    "same_answer": "Same answer",
+    "i_acc": "I-Acc",
+    "q_acc": "Q-Acc",
+    "v_acc": "V-Acc",
+}
+"""Metric of `eval.scoring.unit_metrics` -> how the tables call it."""
+SUBTASK_FACT = {"mvbench": "task", **{name: "dim" for name in TITLES if name.startswith("tempcompass_")}}
+"""Benchmark of Fig. 1, right -> the fact of its items that names its sub-tasks."""
 PAIRED = ("dybench", "pairs")
 """Benchmarks in sub-tasks, some of them perhaps static, which Tables 4 and 5 take apart."""
 TEMPCOMPASS = ("tempcompass_multi_choice", "tempcompass_yes_no", "tempcompass_caption_matching")
@@ -91,6 +103,10 @@ class Table:
     title: str
     note: str
     columns: Sequence[Column]
+    caption: str = "dots are scores, bars 95 % intervals, dashed lines chance"
+    """Of its picture."""
+    points: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
+    """Label -> `eval.scoring.accuracy_by_dynamic_fraction`; of Fig. 1, right, alone."""
 
 
 @dataclass(frozen=True)
@@ -113,10 +129,13 @@ Columns = Callable[..., list[Column]]
 """(heading, units, metrics) -> columns against the first run."""
 
 
-def all_tables(runs: Sequence[Run], bootstrap: Bootstrap) -> tuple[list[Table], list[Table], list[str]]:
+def all_tables(
+    runs: Sequence[Run], bootstrap: Bootstrap, routed: Mapping[str, Mapping[str, str | None]] | None = None
+) -> tuple[list[Table], list[Table], list[str]]:
     """(the paper's tables, breakdowns by every fact the items carry, what to say aloud) of evaluation runs.
 
-    ValueError where two runs of a benchmark share no question (`report_runs.common_units`).
+    `routed`: benchmark -> question id -> the router's type. ValueError where two runs of a benchmark share no question
+    (`report_runs.common_units`), and as `fraction_table` does.
     """
     parts = sorted({part for run in runs for part in run.answers})
     shared: dict[Part, Units] = {}
@@ -133,51 +152,18 @@ def all_tables(runs: Sequence[Run], bootstrap: Bootstrap) -> tuple[list[Table], 
         paper.append(shortcut_table(benchmark, shared, columns))
     paper += [subtask_table(name, shared[name, FULL_VIDEO], columns) for name in PAIRED if (name, FULL_VIDEO) in shared]
     paper.append(relation_table(shared, columns))
+    paper += [fraction_table(name, shared, columns, types) for name, types in (routed or {}).items()]
     breakdowns = [tempcompass_table(shared, columns)]
     breakdowns += [table for part in parts if part[1] == FULL_VIDEO for table in fact_tables(part[0], shared, columns)]
     paper, breakdowns = ([table for table in of if table.columns] for of in (paper, breakdowns))
     return paper, breakdowns, list(dict.fromkeys(notices))
 
 
-# -- what is found in a unit -------------------------------------------------------------------------------------------
-
-
-def metrics_of(benchmark: str) -> Metrics:
-    """Acc and, for a paired benchmark, its strict accuracy."""
-    if benchmark not in STRICT:
-        return {"Acc": right}
-    return {"Acc": right, STRICT[benchmark]: lambda rows: all_right(rows, UNIT_SIZE[benchmark])}
-
-
-def right(rows: Sequence[Answer]) -> Unit:
-    return sum(row.correct for row in rows), len(rows), sum(map(chance, rows))
-
-
-def all_right(rows: Sequence[Answer], size: int) -> Unit:
-    """Of a unit of `size` answers; one that lacks any is wrong."""
-    whole = len(rows) == size
-    return whole and all(row.correct for row in rows), 1, math.prod(map(chance, rows)) if whole else 0.0
-
-
-def same_answer(rows: Sequence[Answer]) -> Unit:
-    """One readable answer on both sides, by the options' words: the failure of Fig. 1 where the truth differs."""
-    said = [content(row) for row in rows]
-    return len(said) == 2 and said[0] is not None and said[0] == said[1], 1, math.nan
-
-
-def questions_right(rows: Sequence[Answer]) -> Unit:
-    """TimeBlind's Q-Acc: of its two questions, those right on both videos (roles 0, 1 and 2, 3)."""
-    return _halves(rows, lambda role: role // 2)
-
-
-def videos_right(rows: Sequence[Answer]) -> Unit:
-    """TimeBlind's V-Acc: of its two videos, those with both questions right (roles 0, 2 and 1, 3)."""
-    return _halves(rows, lambda role: role % 2)
-
-
-def _halves(rows: Sequence[Answer], half: Callable[[int], int]) -> Unit:
-    parts = [all_right([row for row in rows if half(int(row.id) % 4) == which], 2) for which in (0, 1)]
-    return sum(part[0] for part in parts), 2, sum(part[2] for part in parts)
+def metrics_of(benchmark: str, *names: str) -> Metrics:
+    """Heading -> metric of `eval.scoring.unit_metrics`: those named, else Acc and a paired benchmark's strict one."""
+    found = unit_metrics(benchmark)
+    names = names or ("acc", *([STRICT[benchmark]] if benchmark in STRICT else []))
+    return {HEADINGS[name]: found[name] for name in names}
 
 
 # -- tables ------------------------------------------------------------------------------------------------------------
@@ -222,17 +208,46 @@ def relation_table(shared: Mapping[Part, Units], columns: Columns) -> Table:
     found = []
     for name in PAIRED:
         units = shared.get((name, FULL_VIDEO), {})
-        same = columns(f"{TITLES[name]}, dynamic", dynamic(units), {"Same answer": same_answer})
+        same = columns(f"{TITLES[name]}, dynamic", dynamic(units), metrics_of(name, "same_answer"))
         found += [replace(column, falls=True) for column in same]
         static = only(units, lambda row: is_static(row.subtask or ""))
         found += columns(f"{TITLES[name]}, static", static, {"Agreement": same_answer})
     blind = shared.get(("timeblind", FULL_VIDEO), {})
-    found += columns(TITLES["timeblind"], blind, {"Q-Acc": questions_right, "V-Acc": videos_right})
+    found += columns(TITLES["timeblind"], blind, metrics_of("timeblind", "q_acc", "v_acc"))
     note = (
         "Same answer: pairs that got one answer on both sides although the truth differs (Fig. 1, left; less is "
         "better). Agreement: the same where the truth agrees (more is better)."
     )
     return Table("relations", "Same answers, questions and videos", note, found)
+
+
+def fraction_table(
+    benchmark: str, shared: Mapping[Part, Units], columns: Columns, types: Mapping[str, str | None]
+) -> Table:
+    """Fig. 1, right: accuracy of each sub-task, by the fraction of its questions that the router calls dynamic.
+
+    ValueError where no run answered the benchmark, it is none of SUBTASK_FACT, or none of its questions is in `types`.
+    """
+    if benchmark not in SUBTASK_FACT or (benchmark, FULL_VIDEO) not in shared:
+        raise ValueError(f"--routed {benchmark}: must be one that a run answered, of {', '.join(SUBTASK_FACT)}")
+    units, fact = shared[benchmark, FULL_VIDEO], SUBTASK_FACT[benchmark]
+    points = {
+        label: accuracy_by_dynamic_fraction([row for rows in of.values() for row in rows], types, fact)
+        for label, of in units.items()
+    }
+    found = []
+    for point in next(iter(points.values())):
+        if point["routed"]:
+            part = only(units, lambda row, name=point["subtask"]: row.facts.get(fact, row.subtask or "") == name)
+            words = f"{point['subtask'].replace('_', ' ')}: {point['dynamic']:.0f} % dynamic of {point['routed']:,}"
+            found += columns(words, part, metrics_of(benchmark))
+    if not found:
+        ids = [row.id for row in first_rows(units)]
+        raise ValueError(f"--routed {benchmark}: labels none of the questions that were answered ({ids[0]!r}, ...)")
+    title = f"Fig. 1, right: {TITLES[benchmark]} by fraction of dynamic questions"
+    note = "Dynamic: Spatial, Temporal or Spatiotemporal to the router. Questions that it left out count in Acc."
+    caption = "each dot a sub-task of a model"
+    return Table(f"fig1_{benchmark}", title, note, found, caption, points)
 
 
 def shortcut_table(benchmark: str, shared: Mapping[Part, Units], columns: Columns) -> Table:

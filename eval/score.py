@@ -14,7 +14,6 @@ OUTPUT has one row a question, in the benchmark's order: id, correct, answer (nu
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -25,8 +24,9 @@ import tyro
 
 from data.dataset import BadRow, report_bad_rows
 from data.rows import read_rows
-from eval.benchmarks import NAMES, Item, load, read_answer, rejected, remarks
-from eval.scoring import report
+from eval.benchmarks import BENCHMARKS, NAMES, Item, load, read_answer, rejected, remarks
+from eval.parts import write_whole
+from eval.scoring import part_of, report
 from pictures import table
 
 
@@ -45,8 +45,8 @@ class ScoreArgs:
     result: Path | None = None
     """All metrics, by group, with intervals and chance (JSON)."""
     whole: bool = False
-    """Refuse questions that are not the whole benchmark (TimeBlind's 600 instances, Video-MME's 2,700 questions, ...);
-    without it, that they are not is said beside the numbers."""
+    """Refuse questions that are not the whole benchmark (TimeBlind's 600 instances, Video-MME's 2,700 questions, ...)
+    or have incomplete pairs or blocks; without it, that is said beside the numbers."""
     seed: int = 0
     """Of the bootstrap."""
 
@@ -95,21 +95,21 @@ def score(args: ScoreArgs) -> str:
         raise ValueError(_unusable(args.questions, bad))
     said = remarks(args.benchmark, items)
     if args.benchmark == "dybench" and (left_out := rejected(args.questions)):
-        said.append(f"{len(left_out)} rows that a reviewer rejected are left out")
-    if args.whole and said:
-        raise ValueError(f"{args.questions}: {said[0]}; leave --whole away to score a part")
+        said.append(f"{len(set(left_out.values()))} pairs that a reviewer rejected are left out")
     predictions = read_predictions(args.predictions, items)
     rows = [answered(args.benchmark, item, predictions.get(item.id)) for item in items]
+    if args.whole and (why := part_of(args.benchmark, rows, BENCHMARKS[args.benchmark].size)):
+        raise ValueError(f"{args.questions}: {why}; leave --whole away to score a part")
     result = {"benchmark": args.benchmark, "seed": args.seed, "remarks": said}
-    result |= report(args.benchmark, rows, seed=args.seed, whole=args.whole)
+    result |= report(args.benchmark, rows, seed=args.seed)
     missing = sum(row["missing"] for row in rows)
     unreadable = sum(row["answer"] is None for row in rows) - missing
     result |= {"missing": missing, "unreadable": unreadable}
     if args.output:
         kept = ("id", "correct", "answer", "gold", "missing")
-        _write(args.output, "".join(json.dumps({name: row[name] for name in kept}) + "\n" for row in rows))
+        write_whole(args.output, "".join(json.dumps({name: row[name] for name in kept}) + "\n" for row in rows))
     if args.result:
-        _write(args.result, json.dumps(result, indent=2) + "\n")
+        write_whole(args.result, json.dumps(result, indent=2) + "\n")
     counts = f"{len(rows)} questions; wrong because missing: {missing}, because unreadable: {unreadable}"
     return "\n".join([*(f"note: {remark}" for remark in said), counts, score_table(result)])
 
@@ -135,14 +135,6 @@ def _unusable(file: Path, bad: Sequence[BadRow]) -> str:
 def _printable(text: str) -> str:
     """Questions are foreign text: nothing of it may steer the terminal."""
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
-
-
-def _write(file: Path, text: str) -> None:
-    """Appears complete or not at all."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    scratch = file.with_name(f"{file.name}.{os.getpid()}")
-    scratch.write_text(text, encoding="utf-8")
-    scratch.replace(file)
 
 
 def main(argv: list[str] | None = None) -> int:

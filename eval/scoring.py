@@ -3,7 +3,8 @@
 A row is a dict or a record with `correct` (bool) and, for paired benchmarks, `pair_id`, `side` ("a" | "b") and
 `subtask`. All accuracies are percent floats at full precision; rounding is the report's business. `report` scores a
 benchmark of the paper; its rows also have `id`, `options` ("A. left", ...; none for yes/no), `answer` (canonical, None
-where none could be read: wrong) and `facts`. A question without an answer is a row that is wrong, never a missing row.
+where none could be read: wrong), `facts`, and without any answer `missing` (true) or `error` (why). A question without
+an answer is a row that is wrong, never a missing row.
 
 A *pair* is one question on two counterfactual videos (paper Sec. 4, P-Acc): it counts only when both sides are right,
 so a policy that gives both the same answer scores zero wherever the gold answers differ. That is every *dynamic*
@@ -40,7 +41,9 @@ def pair_accuracy(rows: Sequence[Any]) -> float:
 
 
 def by_subtask(rows: Sequence[Any]) -> dict[str, dict[str, float]]:
-    """Subtask -> `acc`, `pair_acc` (percent), `n` (rows), `pairs`; in the order the rows bring the subtasks.
+    """Subtask -> `acc`, `pair_acc` (percent), `n` (sides), `pairs`; in the order the rows bring the subtasks.
+
+    A pair has two sides: one that is not there counts as wrong, for both.
 
     Raises ValueError as `pair_accuracy` does, and where the sides of one pair name different subtasks.
     """
@@ -82,8 +85,6 @@ def is_static(subtask: str) -> bool:
 # The benchmarks
 
 RESAMPLES = 2000
-TIMEBLIND_INSTANCES = 600
-"""Two questions on two videos each (TimeBlind); I-Acc of fewer is of a part of the benchmark."""
 FACETS = {
     "dybench": ("subtask",),
     "timeblind": ("type",),
@@ -92,116 +93,160 @@ FACETS = {
     "mvbench": ("task",),
 }
 """Benchmark -> what its results are broken down by; all of TempCompass' formats share a row."""
+UNIT_SIZE = {"dybench": 2, "pairs": 2, "timeblind": 4}
+"""Rows of one whole unit: a pair (`pairs` are rows of one's own), a TimeBlind instance of two questions on two videos
+(roles 0..3: Q0V0, Q0V1, Q1V0, Q1V1); everywhere else a unit is one row."""
 
 Unit = tuple[int, int, float]
 """What is drawn together by the bootstrap: things right, things there, and how many a random guess gets right."""
 
 
-def report(
-    name: str, rows: Sequence[Any], *, seed: int = 0, resamples: int = RESAMPLES, whole: bool = False
-) -> dict[str, Any]:
+def report(name: str, rows: Sequence[Any], *, seed: int = 0, resamples: int = RESAMPLES) -> dict[str, Any]:
     """All numbers of a benchmark: {"n": rows, "metrics": {metric: M}, "groups": {facet: {group: {metric: M}}}} with
     M = {"value", "low", "high", "chance": percent, "n": things counted}.
 
     `low`..`high` is the bootstrap 95 % interval, resampled by what was drawn independently: pairs (DyBench), instances
     (TimeBlind), else items. `chance` is a uniform guess on each row by itself; None where there are no options.
-    Metrics: `acc` everywhere; DyBench `pair_acc` and `same_answer` over the dynamic sub-tasks, with `static_acc`,
-    `static_pair_acc` and `agreement` beside them where it has static ones; TimeBlind `i_acc`, `q_acc`, `v_acc`.
+    Metrics: those of `unit_metrics`, DyBench's over the dynamic sub-tasks and with `same_answer`; `static_acc`,
+    `static_pair_acc` and `agreement` beside them where it has static ones. A unit belongs to its first row's group.
     "tempcompass" scores rows of several formats together (micro average, VLMEvalKit's overall).
 
-    Raises ValueError where there are no rows, for an unknown name, as `pair_accuracy` does, and with `whole` where
-    TimeBlind's rows are not its 600 instances.
+    Raises ValueError where there are no rows, for an unknown name, and as `pair_accuracy` and `units` do.
     """
     family = "tempcompass" if name.startswith("tempcompass") else name
     if family not in FACETS:
         raise ValueError(f"benchmark {name!r} must be one of {', '.join(FACETS)}")
-    scores = {"dybench": _dybench, "timeblind": _timeblind}.get(family, _items)
-    if whole and family == "timeblind" and (found := len(instances(rows))) != TIMEBLIND_INSTANCES:
-        raise ValueError(f"{found} instances; TimeBlind has {TIMEBLIND_INSTANCES}: give all of its questions")
+    if family == "dybench":
+        by_subtask(rows)  # its checks
+    scores = _dybench if family == "dybench" else lambda part: _each(part, unit_metrics(family))
+    found = list(units(family, rows).values())
 
-    def numbers(part: Sequence[Any]) -> dict[str, dict[str, Any]]:
-        found = {metric: units for metric, units in scores(part).items() if units}
-        return {metric: _number(units, seed, resamples) for metric, units in found.items()}
+    def numbers(part: Sequence[Sequence[Any]]) -> dict[str, dict[str, Any]]:
+        return {metric: _number(of, seed, resamples) for metric, of in scores(part).items()}
 
     groups: dict[str, dict[str, Any]] = {}
     for facet in FACETS[family]:
-        parts = _split(rows, lambda row, facet=facet: _fact(row, facet))
+        parts = _split(found, lambda unit, facet=facet: _fact(unit[0], facet))
         if len(parts) > 1 or "" not in parts:
             groups[facet] = {group: numbers(part) for group, part in parts.items()}
-    return {"n": len(_some(rows)), "metrics": numbers(rows), "groups": groups}
+    return {"n": len(rows), "metrics": numbers(found), "groups": groups}
 
 
-def _items(rows: Sequence[Any]) -> dict[str, list[Unit]]:
-    return {"acc": [(_correct(row), 1, chance(row)) for row in _some(rows)]}
+def part_of(name: str, rows: Sequence[Any], size: int) -> str:
+    """Why the rows are not the whole of a benchmark of `size` rows: too few or too many, or incomplete units; "" where
+    they are."""
+    if len(rows) != size:
+        return f"{len(rows)} questions; the whole benchmark has {size}"
+    wanted = UNIT_SIZE.get(name, 1)
+    torn = [key for key, unit in units(name, rows).items() if len(unit) != wanted]
+    return f"{len(torn)} units are not of {wanted} questions, the first: {torn[0]!r}" if torn else ""
 
 
-def _dybench(rows: Sequence[Any]) -> dict[str, list[Unit]]:
-    """Of the dynamic rows, the static ones beside them under names of their own; static rows alone: plain names."""
-    by_subtask(rows)  # its checks
-    kinds = _split(rows, lambda row: is_static(_field(row, "subtask")))
-    if list(kinds) == [True]:
-        return _pair_units(rows) | {"agreement": _same(rows)}
-    found = _pair_units(kinds[False]) | {"same_answer": _same(kinds[False])}
-    if True in kinds:
-        found |= {f"static_{metric}": units for metric, units in _pair_units(kinds[True]).items()}
-        found["agreement"] = _same(kinds[True])
+def units(name: str, rows: Sequence[Any]) -> dict[Any, list[Any]]:
+    """Unit -> its rows, in the order given; for benchmarks without pairs or blocks every row is a unit of its own.
+
+    Raises ValueError where there are no rows, and as `unit_of` does; a TimeBlind row must be given once.
+    """
+    if name not in UNIT_SIZE:
+        return {at: [row] for at, row in enumerate(_some(rows))}
+    found = _split(_some(rows), lambda row: unit_of(name, row))
+    if name == "timeblind":
+        for block in found.values():
+            again = [number for number, count in Counter(int(_field(row, "id")) for row in block).items() if count > 1]
+            if again:
+                raise ValueError(f"TimeBlind row {again[0]} is given twice")
     return found
 
 
-def _pair_units(rows: Sequence[Any]) -> dict[str, list[Unit]]:
-    pairs = _split(rows, lambda row: _field(row, "pair_id")).values()
-    both = [(len(pair) == 2 and all(map(_correct, pair)), 1, _all_by_chance(pair, 2)) for pair in pairs]
-    return {"acc": [_together(pair) for pair in pairs], "pair_acc": both}
+def unit_of(name: str, row: Any) -> str:
+    """What a row is counted with: its pair, its TimeBlind instance (id // 4), or itself.
 
-
-def _together(rows: Sequence[Any]) -> Unit:
-    return sum(map(_correct, rows)), len(rows), sum(map(chance, rows))
-
-
-def _all_by_chance(rows: Sequence[Any], needed: int) -> float:
-    """Probability that independent guesses are all right; zero where a row is missing."""
-    return math.prod(map(chance, rows)) if len(rows) == needed else 0.0
-
-
-def instances(rows: Sequence[Any]) -> dict[int, dict[int, Any]]:
-    """TimeBlind's instance -> role (0..3: Q0V0, Q0V1, Q1V0, Q1V1) -> row, by the row index that `id` is.
-
-    Raises ValueError for another id, or one given twice.
+    Raises ValueError where a TimeBlind id is no row index.
     """
-    found: dict[int, dict[int, Any]] = {}
-    for row in _some(rows):
-        name = str(_field(row, "id"))
-        if not re.fullmatch(r"[0-9]{1,9}", name):
-            raise ValueError(f"a TimeBlind id is a row index, got {name!r}")
-        instance, role = divmod(int(name), 4)
-        if role in found.setdefault(instance, {}):
-            raise ValueError(f"TimeBlind row {name} is given twice")
-        found[instance][role] = row
-    return found
+    own, pair = str(_field(row, "id")), _field(row, "pair_id")
+    if name != "timeblind":
+        return pair if name in UNIT_SIZE and pair is not None else own
+    if not re.fullmatch(r"[0-9]{1,9}", own):
+        raise ValueError(f"a TimeBlind id is a row index, got {own[:80]!r}")
+    return str(int(own) // 4)
 
 
-def _timeblind(rows: Sequence[Any]) -> dict[str, list[Unit]]:
-    """Acc, I-Acc (all four right), Q-Acc (a question right on both videos), V-Acc (both questions right on a video).
+def unit_metrics(name: str) -> Mapping[str, Callable[[Sequence[Any]], Unit]]:
+    """Metric -> what it counts in one unit's rows: `acc` everywhere, `pair_acc` and `same_answer` of pairs, TimeBlind's
+    `i_acc` (all four right), `q_acc` (a question right on both videos), `v_acc` (both questions right on a video).
 
-    Acc counts the rows; what misses a row of its block is wrong, and stays in the denominators.
+    What a unit lacks is wrong and stays in the denominators: a pair of one side has two answers. All four cells of a
+    TimeBlind block that lacks a row or an answer are invalid, as in its own scorer. A row lacks its answer where
+    `missing` is true or `error` says why it was not asked; what a guess scores does not depend on that.
     """
-    blocks = instances(rows).values()
+    return _METRICS.get(name, {"acc": lambda rows: _right(rows, 1)})
 
-    def strict(*groups: tuple[int, ...]) -> list[Unit]:
-        units = []
-        for block in blocks:
-            parts = [[block[role] for role in group if role in block] for group in groups]
-            size = len(groups[0])
-            right = sum(len(part) == size and all(map(_correct, part)) for part in parts)
-            units.append((right, len(groups), sum(_all_by_chance(part, size) for part in parts)))
-        return units
 
-    return {
-        "acc": [_together(list(block.values())) for block in blocks],
-        "i_acc": strict((0, 1, 2, 3)),
-        "q_acc": strict((0, 1), (2, 3)),
-        "v_acc": strict((0, 2), (1, 3)),
-    }
+def _right(rows: Sequence[Any], size: int) -> Unit:
+    return sum(map(_correct, rows)), max(size, len(rows)), sum(map(chance, rows))
+
+
+def _all_right(rows: Sequence[Any], size: int) -> Unit:
+    right, whole = [_correct(row) for row in rows], len(rows) == size
+    return whole and all(right), 1, math.prod(map(chance, rows)) if whole else 0.0
+
+
+def same_answer(rows: Sequence[Any]) -> Unit:
+    """One readable answer on both sides, by the options' content, whatever their order there.
+
+    On dynamic pairs this is the failure of Fig. 1, left: one answer for a video and its counterfactual. On static ones
+    (or static questions asked of a flipped or reversed video) it is the agreement that is wanted.
+    """
+    said = [content(row) for row in rows]
+    if len(rows) < 2:
+        return 0, 1, 0.0
+    sides = [[_content(option) for option in _field(row, "options") or ("yes", "no")] for row in rows]
+    alike = len(set(sides[0]) & set(sides[1])) / (len(sides[0]) * len(sides[1]))
+    return said[0] == said[1] is not None, 1, alike
+
+
+def _cells(rows: Sequence[Any], groups: Sequence[Sequence[int]]) -> Unit:
+    """Of a TimeBlind block: groups of roles that are right throughout."""
+    cells = {int(_field(row, "id")) % 4: row for row in rows}
+    right = {role: _correct(row) for role, row in cells.items()}
+    if len(cells) < UNIT_SIZE["timeblind"]:
+        return 0, len(groups), 0.0
+    valid = not any(_field(row, "missing") or _field(row, "error") for row in rows)
+    hits = sum(all(right[role] for role in group) for group in groups) if valid else 0
+    return hits, len(groups), sum(math.prod(chance(cells[role]) for role in group) for group in groups)
+
+
+_PAIR = {
+    "acc": lambda pair: _right(pair, 2),
+    "pair_acc": lambda pair: _all_right(pair, 2),
+    "same_answer": same_answer,
+}
+_METRICS: dict[str, Mapping[str, Callable[[Sequence[Any]], Unit]]] = {
+    "dybench": _PAIR,
+    "pairs": _PAIR,
+    "timeblind": {
+        "acc": lambda block: _cells(block, ((0,), (1,), (2,), (3,))),
+        "i_acc": lambda block: _cells(block, ((0, 1, 2, 3),)),
+        "q_acc": lambda block: _cells(block, ((0, 1), (2, 3))),
+        "v_acc": lambda block: _cells(block, ((0, 2), (1, 3))),
+    },
+}
+
+
+def _each(found: Sequence[Sequence[Any]], metrics: Mapping[str, Callable]) -> dict[str, list[Unit]]:
+    return {metric: [count(unit) for unit in found] for metric, count in metrics.items()}
+
+
+def _dybench(pairs: Sequence[Sequence[Any]]) -> dict[str, list[Unit]]:
+    """Of the dynamic pairs, the static ones beside them under names of their own; static pairs alone: plain names."""
+    kinds = _split(pairs, lambda pair: is_static(_field(pair[0], "subtask")))
+    found = {static: _each(of, unit_metrics("dybench")) for static, of in kinds.items()}
+    static = found.get(True, {})
+    if static:
+        static["agreement"] = static.pop("same_answer")
+    if False not in found:
+        return static
+    return found[False] | {name if name == "agreement" else f"static_{name}": of for name, of in static.items()}
 
 
 def chance(row: Any) -> float:
@@ -214,36 +259,6 @@ def chance(row: Any) -> float:
 
 # ---------------------------------------------------------------------------------------------------------------------
 # What a shortcut does (Fig. 1)
-
-
-def same_answer_rate(rows: Sequence[Any]) -> float:
-    """Percent of pairs whose two answers are one, by the options' content, whatever their order on the two sides.
-
-    On dynamic pairs this is the failure of Fig. 1, left: one answer for a video and its counterfactual. On static ones
-    (or static questions asked of a flipped or reversed video) it is the agreement that is wanted. A pair with an answer
-    that could not be read, or with one side, has none in common and stays in the denominator.
-
-    Raises ValueError as `pair_accuracy` does.
-    """
-    units = _same(rows)
-    return 100.0 * sum(hits for hits, _, _ in units) / len(units)
-
-
-def _same(rows: Sequence[Any]) -> list[Unit]:
-    _pairs(rows)
-    units = []
-    for pair in _split(rows, lambda row: _field(row, "pair_id")).values():
-        said = [content(row) for row in pair]
-        units.append((len(said) == 2 and said[0] == said[1] is not None, 1, _same_by_chance(pair)))
-    return units
-
-
-def _same_by_chance(pair: Sequence[Any]) -> float:
-    """Probability that two uniform guesses have the same content."""
-    if len(pair) < 2:
-        return 0.0
-    sides = [[_content(option) for option in _field(row, "options") or ("yes", "no")] for row in pair]
-    return len(set(sides[0]) & set(sides[1])) / (len(sides[0]) * len(sides[1]))
 
 
 def content(row: Any) -> str | None:
@@ -311,11 +326,13 @@ _NOTHING = {"acc": None, "pair_acc": None, "n": 0, "pairs": 0}
 
 
 def _scores(rows: Sequence[Any]) -> dict[str, float]:
+    pairs = _pairs(rows)
+    n = len(SIDES) * len(pairs)
     return {
-        "acc": accuracy(rows),
+        "acc": 100.0 * sum(map(_correct, rows)) / n,
         "pair_acc": pair_accuracy(rows),
-        "n": len(rows),
-        "pairs": len({_field(row, "pair_id") for row in rows}),
+        "n": n,
+        "pairs": len(pairs),
     }
 
 

@@ -129,7 +129,8 @@ class BenchmarkArgs(AskArgs):
     shortcuts: tuple[Shortcut, ...] = ("identity",)
     """What is shown (App. A.4, Table 4): identity = the clip; single_frame, shuffled, text_only = part of it."""
     accept_missing: bool = False
-    """Score a benchmark although some of its questions could not be asked: each counts as wrong."""
+    """Score a benchmark although some of its questions could not be asked: each counts as wrong. Rows that are no
+    questions are an error all the same."""
 
     model: str = ""
     """A Qwen3-VL checkpoint (folder, or Qwen3-VL-2B / 4B / 8B), any open model (vllm-generic), an endpoint's name."""

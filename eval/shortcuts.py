@@ -1,8 +1,9 @@
 """Shortcut isolation (paper App. A.4, Table 4): what is left of a clip when its dynamics are taken away.
 
-Pure functions on a View. A question's draw comes from (seed, pair id or id, side, setting) alone: the same on every
-rank and after a stop, and its own for each side of a pair, since the paper does not say that the sides share it. What
-was shown is returned with the view, and stands in the predictions.
+Pure functions on a View. A question's draw comes from (seed, pair id or id, side, question, setting) alone: the same on
+every rank and after a stop, and its own for each side of a pair, since the paper does not say that the sides share it.
+TimeBlind asks two questions about each video: each gets its own, too. What was shown is returned with the view, and
+stands in the predictions.
 """
 
 from __future__ import annotations
@@ -71,5 +72,5 @@ def show(shortcut: Shortcut, view: View | None, question: Question, seed: int) -
     """What of a question's view is shown under a setting; nothing where the question has none (text, or not decoded
     since `text_only` does not need it)."""
     name = question.id if question.pair_id is None else question.pair_id
-    rng = visit_rng(seed, 0, f"{name}/{question.side}/{shortcut}")
+    rng = visit_rng(seed, 0, f"{name}/{question.side}/{question.problem}/{shortcut}")
     return Shown(None) if view is None else SHORTCUTS[shortcut](view, rng)

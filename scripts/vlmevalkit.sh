@@ -2,7 +2,8 @@
 # Evaluate a checkpoint of ours with VLMEvalKit itself: 32 frames, greedy, on the benchmarks it knows.
 #   VLMEVALKIT=~/VLMEvalKit scripts/vlmevalkit.sh runs/crpo/export [flags of its run.py]
 # VLMEVALKIT is a clone of github.com/open-compass/VLMEvalKit with an environment of its own (PYTHON, python); FRAMES
-# (32), WORK (runs/vlmevalkit), SYSTEM_PROMPT (none; App. B.1's for a trained model).
+# (32), WORK (runs/vlmevalkit), SYSTEM_PROMPT (none; App. B.1's for a trained model), NAME (of the model in its results:
+# the folder's, or that of the run around it where the folder is called export).
 # CONFIG_ONLY=1 writes the model entry, WORK/NAME.json, and stops.
 # Its shipped Qwen3-VL entries sample (temperature 0.7) and no shortcut of it has 32 frames, hence this entry. It is
 # greedy where temperature and presence_penalty are 0; post_process takes the last \boxed{}. DyBench and TimeBlind are
@@ -12,7 +13,8 @@ MODEL="${1:?usage: VLMEVALKIT=CLONE scripts/vlmevalkit.sh MODEL_FOLDER}"
 shift
 PYTHON="${PYTHON:-python}" FRAMES="${FRAMES:-32}" WORK="${WORK:-runs/vlmevalkit}"
 MODEL="$(realpath "$MODEL")"
-NAME="${NAME:-$(basename "$MODEL")}"
+RUN="${MODEL%/export}"
+NAME="${NAME:-$(basename "$RUN")}"
 mkdir -p "$WORK"
 WORK="$(realpath "$WORK")"
 "$PYTHON" - "$MODEL" "$NAME" "$FRAMES" >"$WORK/$NAME.json" <<'PY'

@@ -6,11 +6,14 @@ import json
 from collections import Counter
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eval.benchmarks import MVBENCH_FOLDERS, NAMES, load, read_answer, remarks
+from episode import View
+from eval.benchmarks import MVBENCH_FOLDERS, NAMES, load, read_answer, rejected, remarks
 from eval.replies import caption_options, read_caption, read_caption_matching, read_choice, read_yes_no
+from eval.shortcuts import show
 
 OPTIONS = ("A. from left to right", "B. from right to left", "C. the man is a dog", "D. None of the above")
 
@@ -47,7 +50,76 @@ CHOICES = [
     ("<think>so A</think><answer>B</answer>", "B"),
     ("A is wrong, so the answer is B.", "B"),
     ("Option A is wrong; I choose (B).", "B"),
+    *(
+        (said, "B")
+        for said in (
+            "Option B",
+            "Option B.",
+            "**Option B**",
+            "OPTION B",
+            "Option B is correct.",
+            "Choice B is correct.",
+            "B is correct",
+            "B is the answer.",
+            "B is the correct answer.",
+            "B is the best option because he turns.",
+            "It's B",
+            "It\u2019s B.",
+            "I think B",
+            "My choice: B",
+            "Letter B",
+            "THE ANSWER IS B",
+            "The answer is Option B.",
+            "**Answer**: B",
+            "\\boxed{Option B}",
+            "<ANSWER>B</ANSWER>",
+            "<answer>Option B</answer>",
+            '{"answer": "B"}',
+            '```json\n{"answer": "from right to left", "reason": "A man turns"}\n```',
+            "B<|im_end|>",
+            "B</s>",
+            "Option A is wrong. Option B is correct.",
+        )
+    ),
+    *((said, "A") for said in ("**Option A**", "A is correct", "I think A.", "It's A", '{"answer": "A"}')),
     # What must not be read, or not like that.
+    *(
+        (said, None)
+        for said in (
+            "option b",
+            "it's b",
+            "I think b",
+            "b is correct",
+            "My choice: A man",
+            "I think A man walks",
+            "It's A man",
+            "Is it B?",
+            "Is B correct?",
+            "B is correct?",
+            "It's B or C",
+            "I think B, or maybe C",
+            "Option A or Option B",
+            "Option A. Option B.",
+            "A and B is correct",
+            "It's B and C",
+            "B is correct, A is correct",
+            "Maybe B",
+            "I doubt B is correct",
+            "I don't think B is correct",
+            "I'm not sure B is correct",
+            "It's no longer B",
+            "If B is correct then he falls",
+            "Neither option A nor option B is correct",
+            "Option B is wrong.",
+            "B is right of the box",
+            "I think B moves left",
+            "the option I choose is unclear",
+            '{"answer": "A or B"}',
+            '{"answer": null}',
+            "Option B: from left to right",
+            "(B) from left to right",
+        )
+    ),
     ("", None),
     (" \n", None),
     ("()", None),
@@ -104,6 +176,15 @@ YES_NO = [
     ("Please answer yes or no: yes", "yes"),
     ("Watching closely, I would say no.", "no"),
     ("He never lands.\nNo", "no"),
+    ("I first thought yes, then he landed.\nNo", "no"),
+    ('{"answer": "yes"}', "yes"),
+    ("<ANSWER>No</ANSWER>", "no"),
+    ("Yes<|im_end|>", "yes"),
+    ("Yes, but actually no.", None),
+    ("Yes.\nBut actually no.", None),
+    ("Yes.\nNo.", None),
+    ("The answer is no longer yes", None),
+    ("It would be wrong to say yes.", None),
     ("There is no man.", None),
     ("No one knows", None),
     ("Not sure", None),
@@ -165,6 +246,11 @@ def test_caption_matching(label, reply, expected):
         ("B", "B"),
         ("B. dunking a basketball", "B"),
         ("A man plays with a basketball.", None),
+        ("The video does not show a man dunking a basketball.", None),
+        ("He isn't dunking a basketball", None),
+        ("Nobody sees him dunk, and there is no dunking a basketball", None),
+        ("He is not dribbling a basketball but dunking a basketball.", "B"),
+        ("Instead of dribbling a basketball, he is dunking a basketball.", "B"),
         ("A man is dribbling a basketball, then dunking a basketball.", None),
         ("", None),
     ],
@@ -236,6 +322,14 @@ def test_timeblind(tmp_path):
     assert remarks("timeblind", items) == ["8 questions; the whole benchmark has 2400"]
 
 
+def test_each_question_on_each_timeblind_video_is_shown_by_its_own_draw(tmp_path):
+    rows = [row | {"question": f"Q{row['index'] % 4 // 2}?"} for row in timeblind(1)]
+    items, _ = load("timeblind", put(tmp_path / "data.jsonl", lines(rows)))
+    assert [item.question.side for item in items] == ["a", "b", "a", "b"]
+    view = View(torch.zeros(16, 3, 32, 32, dtype=torch.uint8), "identity", 8.0, 16, tuple(range(16)))
+    assert len({show("shuffled", view, item.question, 0).frames for item in items}) == 4
+
+
 def test_timeblinds_pattern_decides_not_the_answer_column(tmp_path):
     rows = timeblind(1)
     rows[1]["answer"] = "Yes"
@@ -286,6 +380,10 @@ def test_tempcompass_as_released(shared_folder):
             assert read_answer(name, item, right) == gold, (item.id, right)
             for option in () if captioning else options:
                 assert (read_answer(name, item, option[3:]) == gold) == (option[0] == gold)
+            if captioning:
+                assert read_answer(name, item, f"It does not show {options[ord(gold) - 65][3:]}") is None
+        said = remarks(name, items)
+        assert ("no judge: read by words only" in said) == (name == "tempcompass_captioning")
     assert labels == {None: 1457, "Caption": 111, "Option": 111, "Sentence": 111}
     items, _ = load("tempcompass_yes_no", folder / "tempcompass_yes_no.json")
     assert items[0].prompt.endswith("\nPlease answer yes or no:")
@@ -410,6 +508,13 @@ def test_dybench_pairs_of_our_own_format(tmp_path):
     assert len(remarks("dybench", items)) == 1
 
 
+def test_a_pair_is_rejected_whole(tmp_path):
+    rows = [own("p", "a"), own("p", "b", "B"), own("q", "a", accepted=False), own("q", "b", "B", accepted=True)]
+    file = put(tmp_path / "pairs.jsonl", lines(rows))
+    assert rejected(file) == {3: "q", 4: "q"}
+    assert [item.id for item in load("dybench", file)[0]] == ["p/a", "p/b"]
+
+
 # -- bad input --------------------------------------------------------------------------------------------------------
 
 
@@ -429,7 +534,9 @@ def test_an_empty_file_is_an_error(name, tmp_path):
     ("name", "row", "says"),
     [
         ("timeblind", {"index": 0, "question": "x?", "type": "open"}, "type: must be yes_no or multiple_choice"),
-        ("timeblind", {"index": "x", "question": "x?", "type": "yes_no"}, "index: must be a number"),
+        ("timeblind", {"index": "x", "question": "x?", "type": "yes_no"}, "index: must be a whole number"),
+        ("timeblind", {"index": 1.5, "question": "x?", "type": "yes_no"}, "index: must be a whole number"),
+        ("timeblind", {"index": float("inf"), "question": "x?", "type": "yes_no"}, "index: must be a whole number"),
         ("timeblind", {"index": 0, "type": "yes_no"}, "question: missing or empty"),
         (
             "tempcompass_yes_no",

@@ -14,14 +14,17 @@ import av
 import decord
 import numpy as np
 import pytest
+from PIL import Image
 
 from data.corpora import Refused
 from data.dataset import load_questions
 from data.video import sample_clip
-from eval import dybench, dybench_clips, dybench_sources, dybench_words
+from eval import dybench, dybench_clips, dybench_sheet, dybench_sources, dybench_words
 from eval.answer import check_pairs
+from eval.benchmarks import load
 from eval.dybench_clips import Frames
 from eval.dybench_pairs import Limits, plan
+from eval.parts import file_sha256
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Words
@@ -48,6 +51,9 @@ def test_the_vocabulary_is_the_papers(subject):
         ("Lifting a cup, then letting it drop", None),
         ("standing up", None),  # from sitting, lying, kneeling or squatting
         ("Poking a stack of cups", None),
+        ("turning the lamp onto its side", None),  # neither "on" nor a longer verb is an action of the vocabulary
+        ("reopening the door", None),
+        ("picking the cup from the upholstery", None),
     ],
 )
 def test_an_action_described_is_reversed_or_left_alone(text, expected):
@@ -72,6 +78,16 @@ def test_reversing_twice_is_nothing():
         ("away from the camera", "away from the camera"),
         ("The object is stationary.", None),
         ("parallel to the screen", None),
+        ("moving the cup left", "left"),
+        ("the cup moves right, down the slope", "down and to the right"),
+        ("top left", "up and to the left"),
+        ("moving leftwards and upward", "up and to the left"),
+        ("upright", None),
+        ("up and down, to the left", None),
+        ("from left to right and down", None),
+        ("from the right", None),
+        ("away to the left", None),
+        ("towards the top", None),
     ],
 )
 def test_directions_are_read(text, expected):
@@ -145,6 +161,9 @@ def segments(*spans):
     "row, reason",
     [
         ({"subtask": "colour"}, "must be one of"),
+        (moving(path="x.mp4", id="\ud800"), "lone surrogate"),
+        (moving(path="x.mp4", data_source="\udc80"), "lone surrogate"),
+        ({"subtask": "event_sequence", "events": ["one", "two \udfff"]}, "lone surrogate"),
         (moving(path="x.mp4", direction="sideways"), "must be one of left"),
         (moving(path="x.mp4", transform="flip_reverse"), "leave the answer"),
         (moving(path="x.mp4", object=""), "missing, empty"),
@@ -269,6 +288,15 @@ def test_50salads_reads_the_recordings_clock(tmp_path):
     ]
 
 
+def test_a_row_whose_text_no_file_can_hold_is_refused_and_the_others_are_read(tmp_path):
+    rows = [{"id": i, "label": f"Opening a {thing}"} for i, thing in ((1, "d\ud800"), (2, "door"))]
+    (tmp_path / "train.json").write_text(json.dumps(rows))
+    flags = ["--input", str(tmp_path / "train.json"), "--output", str(tmp_path / "rows.jsonl")]
+    assert dybench.main(["read", "something_something", *flags]) == 0
+    assert [json.loads(line)["path"] for line in (tmp_path / "rows.jsonl").read_text().splitlines()] == ["2.webm"]
+    assert "train.json:1 row: holds half a character" in (tmp_path / "rows.jsonl.refused.txt").read_text()
+
+
 def test_something_something_and_mhbench():
     row = {"id": 42, "label": "picking a pen up", "template": "Picking [something] up", "placeholders": ["a pen"]}
     made = dybench_sources.something_something(row, None)
@@ -364,6 +392,11 @@ ROWS = [
     {"subtask": "event_sequence", "path": "two.mp4", "segments": segments((0, 1), (3, 9))},
     moving(start=0, end=0.5),
     moving(path="text.mp4"),
+    moving(path="sizes.h264"),
+    moving(object="the car \ud800"),
+    moving(path="thin.mp4"),
+    moving(start=0.31, end=0.35),
+    moving(path="pictures"),
 ]
 
 
@@ -375,6 +408,14 @@ def world(tmp_path_factory):
     write_shots(folder / "videos/one.mp4", noise_shots(40))
     write_shots(folder / "videos/two.mp4", noise_shots(18, 22))
     (folder / "videos/text.mp4").write_text("ffconcat version 1.0\nfile one.mp4\n")
+    write_shots(folder / "videos/thin.mp4", noise_shots(12, size=16)[:, :6])
+    for size in (64, 96):  # streams of raw H.264 stand one behind the other without more ado
+        write_shots(folder / "videos/part.h264", noise_shots(12, size=size))
+        with open(folder / "videos/sizes.h264", "ab") as file:
+            file.write((folder / "videos/part.h264").read_bytes())
+    (folder / "videos/pictures").mkdir()
+    for i in range(12):
+        Image.new("RGB", (40, 30 + 2 * (i == 11))).save(folder / f"videos/pictures/{i:02d}.png")
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
     return folder
 
@@ -401,10 +442,11 @@ def decibels(one, other) -> float:
 
 def test_build_makes_the_pairs_and_names_every_other_row(built):
     refused = (built / "refused.txt").read_text().splitlines()
-    reasons = ["no splice", "past the end", "too short", "is a playlist"]
-    assert len(refused) == 4
-    for number, line, reason in zip((6, 7, 8, 9), refused, reasons, strict=True):
+    reasons = ["no splice", "past the end", "too short", "is a playlist", "change size; encode", "lone surrogate"]
+    reasons += ["decoder refuses the clip made of it", "a segment holds no frame", "40x30, then 40x32"]
+    for number, line, reason in zip(range(6, 15), refused, reasons, strict=True):
         assert f"rows.jsonl:{number} " in line and reason in line
+    assert not list((built / "clips").glob("*_00012_?.mp4"))  # whose size the decoder of evaluation does not read
     questions, bad = load_questions(built / "pairs.jsonl", built, null_option="off")
     assert not bad and len(questions) == 10
     check_pairs("pairs.jsonl", questions)
@@ -506,6 +548,54 @@ def test_review_from_the_sheet_to_the_accepted_rows(built, tmp_path, capsys):
     assert dybench.main(apply) == 2 and "row 1: temporal_minimality must be yes, no" in capsys.readouterr().err
 
 
+def test_rejected_pairs_are_kept_marked_and_not_scored(built, tmp_path, capsys):
+    questions, _ = load_questions(built / "pairs.jsonl", built, null_option="off")
+    pairs = list(dybench_sheet.pairs_of(questions).values())
+    verdicts = ["yes,yes,yes", "yes,no,yes", "yes,,yes", "yes,yes,yes", "no,yes,yes"]
+    keys = [dybench_sheet.pair_key(pair, [file_sha256(q.path) for q in pair]) for pair in pairs]
+    lines = [f"{key},{verdict}" for key, verdict in zip(keys, verdicts, strict=True)]
+    sheet, output = tmp_path / "sheet.csv", tmp_path / "judged.jsonl"
+    sheet.write_text("\n".join(["key,static_content,temporal_minimality,unambiguous_answer", *lines]) + "\n")
+    apply = ["apply", "--rows", str(built / "pairs.jsonl"), "--data-root", str(built), "--sheet", str(sheet)]
+    assert dybench.main([*apply, "--output", str(output), "--keep-rejected"]) == 0
+    assert "2 of 5 pairs" in capsys.readouterr().out
+    marks = [json.loads(line)["accepted"] for line in output.read_text().splitlines()]
+    assert marks == [True, True, False, False, True, True, False, False]
+    items, bad = load("dybench", output, built)
+    assert not bad and {item.question.pair_id for item in items} == {pairs[0][0].pair_id, pairs[3][0].pair_id}
+    assert dybench.main(["stats", "--rows", str(output), "--output", str(tmp_path / "stats.json")]) == 0
+    assert json.loads((tmp_path / "stats.json").read_text())["subtasks"]["overall"]["pairs"] == 2
+    # All rows, judged again from that file: a mark that the sheet no longer gives goes.
+    again = [*apply, "--output", str(tmp_path / "all.jsonl"), "--keep-rejected", "--keep-open"]
+    again[2] = str(output)
+    sheet.write_text(sheet.read_text().replace("yes,no,yes", "yes,,yes"))
+    assert dybench.main(again) == 0
+    marks = [json.loads(line).get("accepted") for line in (tmp_path / "all.jsonl").read_text().splitlines()]
+    assert marks[::2] == [True, None, True, False]
+    sheet.write_text(sheet.read_text().replace("yes,yes,yes", "no,,"))
+    assert dybench.main([*apply, "--output", str(output), "--keep-rejected"]) == 2
+    assert "no pair is accepted" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "text, reason",
+    [
+        ("key,static_content\np1,yes\n", "row 1: needs the columns key, static_content, temporal_minimality"),
+        ("p1,yes,yes,yes\np1,no,,\n", "row 2: p1 stands there twice"),
+        ("p1,yes,yes,perhaps\n", "row 1: unambiguous_answer must be yes, no or empty, got 'perhaps'"),
+        (",no,,\n,yes,yes,yes\np1,Y,no,\n", None),
+    ],
+)
+def test_a_sheet_is_read_or_refused_in_one_line(tmp_path, text, reason):
+    head = "" if text.startswith("key") else "key,static_content,temporal_minimality,unambiguous_answer\n"
+    (tmp_path / "sheet.csv").write_text(head + text)
+    if reason is None:  # rows without a key are those of clips that nobody could see
+        assert [*dybench_sheet.read_sheet(tmp_path / "sheet.csv")["p1"].values()] == [True, False, None]
+    else:
+        with pytest.raises(ValueError, match=reason):
+            dybench_sheet.read_sheet(tmp_path / "sheet.csv")
+
+
 def test_a_sheet_of_other_clips_is_not_applied(built, tmp_path, capsys):
     sheet = tmp_path / "sheet.csv"
     sheet.write_text("key,static_content,temporal_minimality,unambiguous_answer\np000000000000,yes,yes,yes\n")
@@ -569,8 +659,6 @@ def test_the_rotation_tag_is_obeyed(shared_folder):
 
 
 def test_a_folder_of_pictures_is_a_clip(tmp_path):
-    from PIL import Image
-
     folder = tmp_path / "GOT-10k_Val_000001"
     folder.mkdir()
     rng = random.Random(0)

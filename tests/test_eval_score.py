@@ -7,6 +7,7 @@ import importlib.util
 import json
 import os
 import subprocess
+from dataclasses import replace
 
 import pytest
 from conftest import ROOT
@@ -81,7 +82,7 @@ def test_a_pair_with_one_side_is_a_wrong_pair(run, tmp_path):
     predictions = said(**{"p/a": "A", "p/b": "B", "q/a": "A"})
     code, _, out, _ = run("dybench", questions, predictions, "--result", str(tmp_path / "r.json"))
     metrics = json.loads((tmp_path / "r.json").read_text())["metrics"]
-    assert code == 0 and (metrics["acc"]["value"], metrics["pair_acc"]["value"]) == (100.0, 50.0)
+    assert code == 0 and (metrics["acc"]["value"], metrics["acc"]["n"], metrics["pair_acc"]["value"]) == (75.0, 4, 50.0)
     assert "1 incomplete pairs count as wrong: 'q'" in out
 
 
@@ -102,9 +103,21 @@ def test_timeblind(run, tmp_path):
     del right[5]
     run("timeblind", timeblind(2), right, "--result", str(tmp_path / "r.json"))
     metrics = json.loads((tmp_path / "r.json").read_text())["metrics"]
-    assert [metrics[name]["value"] for name in ("acc", "i_acc", "q_acc", "v_acc")] == [87.5, 50.0, 75.0, 75.0]
+    assert [metrics[name]["value"] for name in ("acc", "i_acc", "q_acc", "v_acc")] == [50.0] * 4
     code, _, _, error = run("timeblind", timeblind(2), right, "--whole")
     assert code == 2 and "8 questions; the whole benchmark has 2400; leave --whole away" in error
+
+
+def test_whole_is_a_matter_of_size_and_groups_not_of_remarks(run, monkeypatch):
+    questions = timeblind(2)
+    questions[0]["answer"] = {"Yes": "No", "No": "Yes"}.get(questions[0]["answer"], "B")
+    monkeypatch.setitem(score.BENCHMARKS, "timeblind", replace(score.BENCHMARKS["timeblind"], size=8))
+    code, rows, out, _ = run("timeblind", questions, [], "--whole")
+    assert code == 0 and len(rows) == 8 and "note: 1 rows' `answer` differs from the official pattern" in out
+    questions = [own("p", "a"), own("p", "b", "B"), own("q", "a"), own("r", "b")]
+    monkeypatch.setitem(score.BENCHMARKS, "dybench", replace(score.BENCHMARKS["dybench"], size=4))
+    code, rows, _, error = run("dybench", questions, [], "--whole")
+    assert code == 2 and not rows and "2 units are not of 2 questions, the first: 'q'; leave --whole away" in error
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import random
 import re
 import shutil
 import subprocess
+from dataclasses import fields
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -17,9 +18,11 @@ from PIL import Image
 
 from eval import report, scoring
 from eval.report_gallery import choose, jpeg, pairs_of
-from eval.report_page import MAX_REPLY
-from eval.report_runs import read_run, read_runs
+from eval.report_page import MAX_REPLY, at_chance
+from eval.report_pictures import fractions
+from eval.report_runs import COMPARED, read_routed, read_run, read_runs, settings_of
 from eval.report_tables import Bootstrap, all_tables
+from eval.settings import FREE_IN_A_RUN, BenchmarkArgs
 from toy.world import write_world
 
 EVIL = "<script>document.title = 'owned'</script><img src=x onerror=\"document.title='owned'\">"
@@ -256,6 +259,119 @@ def test_a_run_beside_its_copy_differs_by_nothing(copies, tmp_path):
     for column in tables([copies[0], twin], resamples=100).values():
         gap = column.cells["twin"].difference
         assert (gap.value, gap.low, gap.high) == (0, 0, 0)
+
+
+def test_timeblind_blocks_that_lack_an_answer_are_invalid_as_in_result_json(copies):
+    """Right cells beside an unasked one count nowhere, in both; by guessing they could have been right."""
+    spoil(copies[0], "timeblind", lambda rows: [row | {"correct": True} for row in rows])
+    spoil(copies[0], "timeblind", lambda rows: [rows[0] | {"correct": False, "error": "no clip"}, *rows[1:]])
+    rows = rows_of(copies[0], "timeblind")
+    found, want = tables(copies[:1], 100), scoring.report("timeblind", rows)["metrics"]
+    column = found["table1", "TimeBlind", "Acc"]
+    assert column.cells["base"].score.value == want["acc"]["value"] == pytest.approx(100 * (len(rows) - 4) / len(rows))
+    assert (column.n, column.chance) == (len(rows), 50.0)
+    for heading, metric in (("Q-Acc", "q_acc"), ("V-Acc", "v_acc")):
+        assert found["relations", "TimeBlind", heading].cells["base"].score.value == want[metric]["value"]
+
+
+def test_same_answers_have_a_chance_but_no_badge_for_being_below_it(runs):
+    column = tables(runs[:1], 100)["relations", "DyBench, dynamic", "Same answer"]
+    want = json.loads((runs[0] / "dybench" / "result.json").read_text())["metrics"]["same_answer"]["chance"]
+    assert column.falls and column.chance == pytest.approx(want)
+    assert not at_chance(column, column.cells["base"])
+
+
+def test_accuracy_against_the_routers_dynamic_fraction(runs, tmp_path, capsys):
+    rows = rows_of(runs[0], "mvbench")
+    types = {row["id"]: "Static" for row in rows if row["facts"]["task"] == "moving_count"}
+    first, second, third = [row["id"] for row in rows if row["facts"]["task"] == "action_sequence"][:3]
+    types |= {first: "Temporal", second: "Spatial", third: "Static", rows[2]["id"]: None}
+    file = tmp_path / "routed.jsonl"
+    file.write_text("".join(json.dumps({"problem_id": own, "task_type": kind}) + "\n" for own, kind in types.items()))
+    name, read = read_routed(f"mvbench={file}")
+    paper, _, _ = all_tables(read_runs(list(map(str, runs[:2]))), Bootstrap(100), {name: read})
+    table = paper[-1]
+    assert [column.group for column in table.columns] == [
+        "moving count: 0 % dynamic of 16",
+        "action sequence: 67 % dynamic of 3",  # scene_transition has no label
+    ]
+    for run in runs[:2]:
+        right = [row["correct"] for row in rows_of(run, "mvbench") if row["facts"]["task"] == "action_sequence"]
+        assert table.columns[1].cells[run.name].score.value == pytest.approx(100 * np.mean(right))
+        assert table.points[run.name][1]["acc"] == pytest.approx(100 * np.mean(right))
+    fractions(table, {"base": "#000000", "crpo": "#E69F00"}, tmp_path / "fig1.png")
+    with Image.open(tmp_path / "fig1.png") as picture:
+        picture.verify()
+    for flag, said in (
+        (str(file), "must be NAME=FILE"),
+        (f"videomme={file}", "must be one that a run answered, of mvbench"),
+        (f"tempcompass_yes_no={file}", "must be one that a run answered"),
+    ):
+        assert said in refusal(capsys, tmp_path, runs[0], "--routed", flag)
+    assert "--routed needs a run of eval.run" in refusal(capsys, tmp_path, runs[2], "--routed", f"mvbench={file}")
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ('{"id": "x", "task_type": "Static"}', "labels none of the questions that were answered"),
+        ('{"id": "x", "task_type": "static"}', "1 task_type must be one of Spatial, "),
+        ('{"task_type": "Static"}', "1 must have an id or problem_id of its own"),
+        ('{"id": 1}\n{"id": "1"}', "2 must have an id or problem_id of its own"),
+        ('{"id": 1}\n{"id', "2 is not valid JSON"),
+    ],
+)
+def test_routed_rows_that_are_none(runs, tmp_path, capsys, line, said):
+    file = tmp_path / "routed.jsonl"
+    file.write_text(line + "\n")
+    assert said in refusal(capsys, tmp_path, runs[0], "--routed", f"mvbench={file}")
+
+
+@pytest.mark.slow
+def test_the_dynamic_fraction_stands_in_the_page(runs, tmp_path):
+    file = tmp_path / "routed.jsonl"
+    file.write_text(
+        "".join(json.dumps({"id": r["id"], "task_type": "Spatial"}) + "\n" for r in rows_of(runs[0], "mvbench"))
+    )
+    page = build(tmp_path, *runs[:2], gallery=0, routed=(f"mvbench={file}",))
+    assert "moving count: 100 % dynamic of 16" in page and "each dot a sub-task of a model (fig1_mvbench.png)" in page
+
+
+# -- settings ----------------------------------------------------------------------------------------------------------
+
+
+def set_settings(run: Path, **values) -> None:
+    file = run / "settings.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | values))
+
+
+def test_every_setting_that_answers_depend_on_is_compared():
+    asked = {setting.name for setting in fields(BenchmarkArgs)} - FREE_IN_A_RUN - {"model", "base_url"}
+    assert asked | {"temperature"} == set(COMPARED)
+
+
+def test_settings_that_differ_are_said_with_both_values(copies):
+    for run, frames, prompt in zip(copies, (32, 8), ("", EVIL), strict=True):
+        set_settings(run, frames=frames, system_prompt=prompt, seed=0)
+    found, said = settings_of(read_runs(list(map(str, copies))))
+    assert found["seed"] == {"base": "0", "crpo": "0"} and "max_pixels" not in found
+    assert len(said) == 2 and said[0].startswith("frames differs (base 32, crpo 8): ")
+    assert said[1].startswith("system_prompt differs (base (empty), crpo <script>")
+    set_settings(copies[1], frames=32, system_prompt="", max_pixels=7)
+    assert [line[:50] for line in settings_of(read_runs(list(map(str, copies))))[1]] == [
+        "max_pixels differs (base not recorded, crpo 7): wh"
+    ]
+    assert settings_of(read_runs([str(copies[1])]))[1] == []
+
+
+@pytest.mark.slow
+def test_settings_stand_in_the_page(copies, tmp_path):
+    for run, prompt in zip(copies, ("", EVIL), strict=True):
+        set_settings(run, frames=32, system_prompt=prompt)
+    page = build(tmp_path, *copies, gallery=0)
+    assert "<li>system_prompt differs (base (empty), crpo &lt;script&gt;" in page and EVIL not in page
+    assert '<th scope="row">system_prompt (differs)</th><td><bdi>(empty)</bdi></td>' in page
+    assert '<th scope="row">frames</th><td><bdi>32</bdi></td><td><bdi>32</bdi></td>' in page
 
 
 # -- the page ----------------------------------------------------------------------------------------------------------

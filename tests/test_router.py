@@ -825,6 +825,7 @@ def test_rows_without_a_label_count_against_the_router_and_apart():
         ("", "no row is filled"),
         ("key,human\nq1,Static\n", "no row of the sheet is in the rows file"),
         ("key,human\nq1\n", "needs the columns"),
+        ("key,human\n,Static\n", "row 1: the column key is empty"),
     ],
 )
 def test_a_sheet_that_cannot_be_scored_is_refused(tmp_path, capsys, text, words):

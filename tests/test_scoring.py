@@ -16,8 +16,9 @@ from eval.scoring import (
     interval,
     pair_accuracy,
     paired_report,
+    part_of,
     report,
-    same_answer_rate,
+    unit_metrics,
 )
 
 
@@ -56,7 +57,11 @@ def test_a_shortcut_scores_half_and_zero():
 
 def test_a_pair_without_its_other_side_is_wrong():
     rows = [row("p", "a", True), row("q", "a", True), row("q", "b", True)]
-    assert (accuracy(rows), pair_accuracy(rows)) == (100.0, 50.0)
+    assert pair_accuracy(rows) == 50.0
+    scores = by_subtask(rows)["direction"]
+    assert (scores["acc"], scores["n"], scores["pairs"]) == (75.0, 4, 2)  # the side that is not there is a wrong one
+    metrics = report("dybench", rows)["metrics"]
+    assert (metrics["acc"]["value"], metrics["acc"]["n"], metrics["pair_acc"]["value"]) == (75.0, 4, 50.0)
 
 
 def test_the_papers_counts_give_the_papers_percentages():
@@ -250,11 +255,10 @@ def test_same_answer_goes_by_content_and_unread_answers_have_none_in_common():
         asked("s", "a", "A", "A"),
     ]
     rows[1]["options"][1] = "B. LEFT"
-    assert same_answer_rate(rows) == 25.0  # p alone; r gave no answer, s has one side
     yes_no = [asked("p", side, "yes", "yes", options=()) for side in "ab"]
-    assert same_answer_rate(yes_no) == 100.0
+    assert unit_metrics("pairs")["same_answer"](yes_no) == (True, 1, 0.5)
     static = [asked("t", side, "A", "C", "static_colour") for side in "ab"]
-    metrics = report("dybench", rows + static)["metrics"]
+    metrics = report("dybench", rows + static)["metrics"]  # p alone; r gave no answer, s has one side
     assert (metrics["same_answer"]["value"], metrics["agreement"]["value"]) == (25.0, 100.0)
     assert (metrics["pair_acc"]["n"], metrics["static_pair_acc"]["n"], metrics["static_acc"]["value"]) == (4, 1, 0.0)
     assert set(report("dybench", static)["metrics"]) == {"acc", "pair_acc", "agreement"}
@@ -300,26 +304,46 @@ def test_timeblind_is_its_own_scorers_arithmetic():
     assert [metrics[name]["n"] for name in ("i_acc", "q_acc", "v_acc", "acc")] == [81, 162, 162, 324]
 
 
-def test_an_incomplete_timeblind_block_is_wrong_and_stays():
-    rows = block(0, (True,) * 4) + block(1, (True,) * 4)[:3]
+def values(rows):
+    return {name: metric["value"] for name, metric in report("timeblind", rows)["metrics"].items()}
+
+
+@pytest.mark.parametrize("lost", ["row", "missing", "error"])
+def test_a_timeblind_block_that_lacks_anything_is_four_invalid_cells(lost):
+    rows = block(0, (True,) * 4) + block(1, (True,) * 4)
+    if lost == "row":
+        del rows[5]
+    else:
+        rows[5] |= {"correct": False, lost: "no such file" if lost == "error" else True}
     metrics = report("timeblind", rows)["metrics"]
-    assert {name: m["value"] for name, m in metrics.items()} == {
-        "acc": 100.0,
-        "i_acc": 50.0,
-        "q_acc": 75.0,
-        "v_acc": 75.0,
-    }
+    assert values(rows) == {"acc": 50.0, "i_acc": 50.0, "q_acc": 50.0, "v_acc": 50.0}
+    assert [metric["n"] for metric in metrics.values()] == [8, 2, 4, 4]
+    guessed = 25.0 if lost == "row" else 50.0  # a guess answers what this model was not asked
+    assert metrics["acc"]["chance"] == guessed
 
 
-def test_timeblind_is_600_instances():
-    rows = [row for instance in range(600) for row in block(instance, (True,) * 4)]
-    assert report("timeblind", rows, whole=True, resamples=10)["metrics"]["i_acc"]["n"] == 600
-    with pytest.raises(ValueError, match="599 instances; TimeBlind has 600"):
-        report("timeblind", rows[:-4], whole=True)
+def test_a_wrong_cell_spoils_its_question_and_its_video_and_no_other():
+    """Rows Q0V0, Q0V1, Q1V0, Q1V1: one question right on both videos is no video with both questions right."""
+    assert values(block(0, (True, True, False, False))) == {"acc": 50.0, "i_acc": 0.0, "q_acc": 50.0, "v_acc": 0.0}
+    assert values(block(0, (True, False, True, False))) == {"acc": 50.0, "i_acc": 0.0, "q_acc": 0.0, "v_acc": 50.0}
+    assert values(block(0, (True, False, False, True))) == {"acc": 50.0, "i_acc": 0.0, "q_acc": 0.0, "v_acc": 0.0}
+
+
+def test_a_timeblind_row_is_given_once_by_its_index():
+    rows = block(0, (True,) * 4)
     with pytest.raises(ValueError, match="TimeBlind row 3 is given twice"):
         report("timeblind", [*rows, rows[3]])
     with pytest.raises(ValueError, match="row index, got 'x/a'"):
         report("timeblind", [{"id": "x/a", "correct": True}])
+
+
+def test_part_of_names_too_few_rows_and_torn_units():
+    rows = [row for instance in range(3) for row in block(instance, (True,) * 4)]
+    assert part_of("timeblind", rows, 12) == ""
+    assert part_of("timeblind", rows[:-4], 12) == "8 questions; the whole benchmark has 12"
+    moved = [*rows[:-1], {"id": "99", "correct": True}]
+    assert part_of("timeblind", moved, 12) == "2 units are not of 4 questions, the first: '2'"
+    assert part_of("mvbench", [{"correct": True}], 1) == ""
 
 
 def test_groups_and_micro_averages():
@@ -341,5 +365,3 @@ def test_nothing_to_score_is_an_error():
             report(name, [])
     with pytest.raises(ValueError, match="benchmark 'mmlu' must be one of dybench"):
         report("mmlu", [row("p", "a", True)])
-    with pytest.raises(ValueError, match="no rows to score"):
-        same_answer_rate([])
