@@ -89,7 +89,7 @@ def test_a_pair_with_one_side_is_a_wrong_pair(run, tmp_path):
 def test_pairs_that_a_reviewer_rejected_are_no_part_of_it(run):
     questions = [own("p", "a"), own("p", "b", "B"), own("q", "a", accepted=False), own("q", "b", "B", accepted=False)]
     code, rows, out, _ = run("dybench", questions, said(**{"p/a": "A", "p/b": "B"}))
-    assert code == 0 and list(rows) == ["p/a", "p/b"] and "note: 2 rows that a reviewer rejected are left out" in out
+    assert code == 0 and list(rows) == ["p/a", "p/b"] and "note: 1 pairs that a reviewer rejected are left out" in out
     code, _, _, error = run("dybench", questions[2:], [])
     assert code == 2 and "holds no question" in error
 
