@@ -15,15 +15,16 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 from transformers import AutoProcessor, Qwen3VLForConditionalGeneration
 
+from attention import SHARED_PREFIX, layout
 from data.prompts import processor_inputs, vision_inputs
 from episode import Group, Prompt
-from packing import PackedRow, attention_mask, pack
+from packing import PackedRow, pack
 
 HUB_NAMES = {f"Qwen3-VL-{size}": f"Qwen/Qwen3-VL-{size}-Instruct" for size in ("2B", "4B", "8B")}
 # A completion must never hold these: a sampled placeholder would be counted as a video feature by the trainer.
 BANNED_TOKENS = ("<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>", "<|vision_pad|>")
 BAN_BIAS = -100.0
-LOGIT_CHUNK = 1024  # completion rows whose logits exist at a time: 1024 x 152k float32 = 0.6 GB
+LOGIT_CHUNK = 1024  # rows whose logits exist at a time: 1024 x 152k float32 = 0.6 GB
 
 
 @dataclass(frozen=True)
@@ -35,17 +36,30 @@ class EncodedPrompt:
     positions: torch.Tensor
     """int64 (3, P), MRoPE."""
     vision: dict[str, torch.Tensor]
-    """Patches, float32 (patches, dim), and grid, int64 (1, 3): temporal, height, width in patches; under the forward's
+    """Patches, float32 (patches, dim), then grid, int64 (1, 3): temporal, height, width in patches; under the library's
     names for a clip or for an image (data.prompts.vision_inputs), empty for text."""
+
+
+@dataclass
+class Clips:
+    """Clips and images of a row, in order of group, as patches until a vision tower has seen them."""
+
+    grids: torch.Tensor
+    """int64 (clips, 3)."""
+    patches: torch.Tensor | None
+    """float32 (patches of all, dim); None once `states` are there."""
+    states: torch.Tensor | None = None
+    """(1 + taps, patches of all, width): what the merger and the DeepStack mergers take. The tower is frozen, the same
+    in policy and reference, so that the first pass of a round computes them for all of its passes."""
 
 
 @dataclass(frozen=True)
 class PackedInputs:
-    """One forward pass: a packed row and the patches of its clips and images, each kind in order of group."""
+    """A packed row and its clips: what the forward passes of a round take."""
 
     row: PackedRow
-    vision: dict[str, torch.Tensor]
-    """(patches of all clips, dim) and (clips, 3), and the same of all images; a kind that does not occur is absent."""
+    clips: Clips | None
+    """None for text alone."""
 
 
 def resolve_checkpoint(name: str) -> str:
@@ -102,6 +116,7 @@ class Policy(nn.Module):
     def __init__(self, hf: Qwen3VLForConditionalGeneration, banned_ids: Sequence[int], temperature: float):
         super().__init__()
         self.hf = hf
+        hf.model.language_model.set_attn_implementation(SHARED_PREFIX)
         self.banned_ids = tuple(banned_ids)
         self.temperature = temperature
 
@@ -132,37 +147,72 @@ class Policy(nn.Module):
 
         Under temperature and the token ban, that is: of the distribution the engine sampled from.
         """
-        row = inputs.row
-        hidden_TD = self.hf.model(
-            input_ids=row.ids[None],
-            attention_mask=attention_mask(row),
+        row, model = inputs.row, self.hf.model
+        embeds_TD = model.get_input_embeddings()(row.ids)
+        deepstack = {}
+        if inputs.clips is not None:
+            final, *taps = self._states(inputs.clips)
+            placeholders = torch.tensor([self.hf.config.image_token_id, self.hf.config.video_token_id])
+            vision_T = torch.isin(row.ids, placeholders.to(row.ids)) & (row.segments == -1)
+            embeds_TD = embeds_TD.masked_scatter(vision_T[:, None], model.visual.merger(final))
+            mergers = model.visual.deepstack_merger_list
+            deepstack = dict(
+                visual_pos_masks=vision_T[None],
+                deepstack_visual_embeds=[merger(tap) for merger, tap in zip(mergers, taps, strict=True)],
+            )
+        hidden_TD = model.language_model(
+            inputs_embeds=embeds_TD[None],
             position_ids=row.positions[:, None],
             use_cache=False,
-            **inputs.vision,
+            shared_prefix=layout(row),
+            **deepstack,
         ).last_hidden_state[0]
-        logps_C, entropies_C = self._completion_logps(hidden_TD[row.logit_rows], row.targets)
-        if not inputs.vision and torch.is_grad_enabled():
+        logps_C, entropies_C = self._completion_logps(hidden_TD[row.logit_rows], row)
+        if inputs.clips is None and torch.is_grad_enabled():
             # A pack of text alone leaves the mergers without a gradient, and the ranks' reductions would not match.
             logps_C = logps_C + 0.0 * sum(parameter.sum() for parameter in self.merger_parameters())
         return logps_C, entropies_C
 
-    def _completion_logps(self, hidden_CD: torch.Tensor, targets_C: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    @torch.no_grad()
+    def _states(self, clips: Clips) -> torch.Tensor:
+        """The tower's states before its mergers, once per `Clips`."""
+        if clips.states is None:
+            visual = self.hf.model.visual
+            # The library has no switch for the mergers: for this call they give back what they are given.
+            hooks = [
+                merger.register_forward_hook(lambda _, inputs, __: inputs[0])
+                for merger in (visual.merger, *visual.deepstack_merger_list)
+            ]
+            try:
+                out = visual(clips.patches.to(visual.dtype), grid_thw=clips.grids)
+            finally:
+                for hook in hooks:
+                    hook.remove()
+            clips.states, clips.patches = torch.stack([out.pooler_output, *out.deepstack_features]), None
+        return clips.states
+
+    def _completion_logps(self, hidden_RD: torch.Tensor, row: PackedRow) -> tuple[torch.Tensor, torch.Tensor]:
         """Log-probs and entropies in chunks of rows; a chunk's logits are recomputed in the backward pass."""
-        bias_V = torch.zeros(self.hf.lm_head.weight.shape[0], device=hidden_CD.device)
+        bias_V = torch.zeros(self.hf.lm_head.weight.shape[0], device=hidden_RD.device)
         bias_V[list(self.banned_ids)] = BAN_BIAS
 
-        def chunk_logps(hidden: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        def chunk_logps(hidden, rows, targets) -> tuple[torch.Tensor, torch.Tensor]:
             logits = (self.hf.lm_head(hidden).float() + bias_V) / self.temperature
             logps = torch.log_softmax(logits, dim=-1)
             with torch.no_grad():
                 entropies = -(logps.exp() * logps).sum(-1)
-            return logps.gather(-1, targets[:, None])[:, 0], entropies
+            return logps[rows, targets], entropies[rows]
 
+        order_C = row.target_rows.argsort(stable=True)  # by row: a prompt's last row has one target per completion
+        counts = row.target_rows.bincount(minlength=len(hidden_RD)).split(LOGIT_CHUNK)
         chunks = [
-            checkpoint(chunk_logps, hidden, targets, use_reentrant=False)
-            for hidden, targets in zip(hidden_CD.split(LOGIT_CHUNK), targets_C.split(LOGIT_CHUNK), strict=True)
+            checkpoint(chunk_logps, hidden, row.target_rows[at] - i * LOGIT_CHUNK, row.targets[at], use_reentrant=False)
+            for i, (hidden, at) in enumerate(
+                zip(hidden_RD.split(LOGIT_CHUNK), order_C.split([int(n.sum()) for n in counts]), strict=True)
+            )
         ]
-        return torch.cat([logps for logps, _ in chunks]), torch.cat([entropies for _, entropies in chunks])
+        back_C = order_C.argsort()
+        return tuple(torch.cat(values)[back_C] for values in zip(*chunks, strict=True))
 
 
 def pack_groups(groups: Sequence[Group], encoded: Sequence[EncodedPrompt], device: torch.device) -> PackedInputs:
@@ -173,10 +223,11 @@ def pack_groups(groups: Sequence[Group], encoded: Sequence[EncodedPrompt], devic
         [[rollout.ids for rollout in group.rollouts] for group in groups],
     )
     row = PackedRow(*(v.to(device) if isinstance(v, torch.Tensor) else v for v in vars(row).values()))
-    names = dict.fromkeys(name for e in encoded for name in e.vision)
-    return PackedInputs(
-        row, {name: torch.cat([e.vision[name] for e in encoded if name in e.vision]).to(device) for name in names}
-    )
+    seen = [tuple(e.vision.values()) for e in encoded if e.vision]
+    if not seen:
+        return PackedInputs(row, None)
+    patches, grids = (torch.cat(parts).to(device) for parts in zip(*seen, strict=True))
+    return PackedInputs(row, Clips(grids, patches))
 
 
 def packed_tokens(group: Group) -> int:

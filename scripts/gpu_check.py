@@ -376,17 +376,6 @@ def ragged_row(groups: int, prompt: int, completions: int, length: int, seed: in
     return PackedRow(*(v.to(device) if isinstance(v, torch.Tensor) else v for v in vars(row).values()))
 
 
-def visible_to(row) -> Callable:
-    """packing.attention_mask as FlexAttention's mask_mod."""
-    prefixes, segments = row.prefixes, row.segments
-
-    def visible(batch, head, q, k):
-        own = (segments[k] == -1) | (segments[q] == segments[k])
-        return (q >= k) & (prefixes[q] == prefixes[k]) & own
-
-    return visible
-
-
 def heads_of(tokens: int, dtype, device: str, *, heads: int = 32, kv_heads: int = 8, head_dim: int = 128) -> list:
     """q, k, v (1, heads, T, head_dim) with gradients, and the gradient of the output."""
     import torch
@@ -400,10 +389,12 @@ def heads_of(tokens: int, dtype, device: str, *, heads: int = 32, kv_heads: int 
 def dense_attention(row) -> Callable:
     """What the transformers model does under a mask: keys and values repeated, then SDPA."""
     import torch
+    from torch.nn.attention.flex_attention import create_mask
 
-    from packing import attention_mask
+    from attention import visible
 
-    mask = attention_mask(row)
+    tokens = row.ids.numel()
+    mask = create_mask(visible(row.prefixes, row.segments), None, None, tokens, tokens, device=str(row.ids.device))
 
     def attend(q, k, v):
         repeat = q.shape[1] // k.shape[1]
@@ -413,16 +404,14 @@ def dense_attention(row) -> Callable:
     return attend
 
 
-def flex_attention_of(row, compiled: bool = True) -> Callable:
-    import torch
-    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+def flex_attention_of(row) -> Callable:
+    """The trainer's attention on a GPU."""
+    from attention import block_mask, compiled_flex_attention
 
-    tokens = row.ids.numel()
-    block = create_block_mask(visible_to(row), None, None, tokens, tokens, device=row.ids.device)
-    kernel = torch.compile(flex_attention, dynamic=False) if compiled else flex_attention
+    block = block_mask(row)
 
     def attend(q, k, v):
-        return kernel(q, k, v, block_mask=block, enable_gqa=True)
+        return compiled_flex_attention()(q, k, v, block_mask=block, enable_gqa=True)
 
     attend.sparsity = block.sparsity()
     return attend
@@ -464,22 +453,9 @@ def time_and_memory(work: Callable, repeats: int = 10) -> tuple[float, float]:
     return statistics.median(times), (torch.cuda.max_memory_allocated() - held) / 1e9
 
 
-def masks_differ(row) -> int:
-    """Pairs on which mask_mod and packing.attention_mask disagree."""
-    from torch.nn.attention.flex_attention import create_mask
-
-    from packing import attention_mask
-
-    tokens = row.ids.numel()
-    mask = create_mask(visible_to(row), None, None, tokens, tokens, device=str(row.ids.device))
-    return int((mask[0, 0] != attention_mask(row)[0, 0]).sum())
-
-
 def check_flex(options: Options, report: Report) -> None:
     import torch
 
-    report.figure("mask pairs that differ", masks_differ(ragged_row(2, 140, 8, 30, device="cuda")))
-    report.require(report.figures["mask pairs that differ"] == 0, "mask_mod is not packing.attention_mask")
     row = ragged_row(1, 1400, 8, 300, device="cuda")
     report.figure("tokens", row.ids.numel())
     for dtype in (torch.float32, torch.bfloat16):

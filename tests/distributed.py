@@ -20,11 +20,14 @@ from pathlib import Path
 from unittest import mock
 
 import torch
+from torch.nn.attention.flex_attention import create_mask
 from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLTextRMSNorm
 
+from attention import visible
 from data.prompts import build_prompt, processor_inputs, vision_inputs
 from episode import Group, Question, Rollout, View
 from model import EncodedPrompt, Policy
+from packing import PackedRow
 
 TEXT_TOKENS = 256  # the byte tokens: no special token among them
 
@@ -74,11 +77,18 @@ def plain_logps(hf, processor, group: Group, i: int, *, banned: tuple[int, ...],
     logits = hf(
         input_ids=ids, attention_mask=torch.ones_like(ids), mm_token_type_ids=types, use_cache=False, **vision
     ).logits[0]
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     bias = torch.zeros(logits.shape[-1], dtype=logits.dtype)
     bias[list(banned)] = -100.0
     logps = torch.log_softmax((logits + bias) / temperature, dim=-1)
     first = inputs["input_ids"].shape[1]
     return torch.stack([logps[first + t - 1, token] for t, token in enumerate(group.rollouts[i].ids)])
+
+
+def dense_mask(row: PackedRow) -> torch.Tensor:
+    """bool (1, 1, T, T), True = may attend."""
+    tokens = len(row.ids)
+    return create_mask(visible(row.prefixes, row.segments), None, None, tokens, tokens, device=str(row.ids.device))
 
 
 @contextlib.contextmanager

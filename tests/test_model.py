@@ -5,7 +5,8 @@ In float32 on the CPU: log-probs to 5e-6, gradients to 1e-5 relative, over every
 
 import pytest
 import torch
-from distributed import make_group, plain_logps, random_image, random_view, relative_difference
+from distributed import dense_mask, make_group, plain_logps, random_image, random_view, relative_difference
+from transformers import Qwen3VLForConditionalGeneration
 
 import model as model_module
 from model import (
@@ -125,15 +126,11 @@ def test_packed_equals_one_row_per_rollout(policy, processor, name, record_prope
     assert difference <= GRAD_TOLERANCE
 
 
-def test_with_a_plain_causal_mask_completions_leak(policy, processor, monkeypatch):
-    """The control of the test above: without the block mask the comparison must fail, and by far."""
+def test_with_plain_causal_attention_completions_leak(policy, processor, monkeypatch):
+    """The control of the test above: with the row as one long prompt the comparison must fail, and by far."""
     members = cases(processor, policy, "two clips in one row")
     plain = plain_forward(policy, processor, members)
-
-    def causal(row):
-        return torch.ones(len(row.ids), len(row.ids), dtype=torch.bool).tril()[None, None]
-
-    monkeypatch.setattr(model_module, "attention_mask", causal)
+    monkeypatch.setattr(model_module, "layout", lambda row: ((len(row.ids),),))
     assert (packed_forward(policy, members)[0] - plain).abs().max() > 1e-2
 
 
@@ -183,11 +180,11 @@ def test_entropy_is_the_policys_and_carries_no_gradient(policy, processor):
     assert not entropies.requires_grad and entropies.shape == inputs.row.targets.shape
     hidden = policy.hf.model(
         input_ids=inputs.row.ids[None],
-        attention_mask=model_module.attention_mask(inputs.row),
+        attention_mask=dense_mask(inputs.row),
         position_ids=inputs.row.positions[:, None],
-        **inputs.vision,
+        **members[0][1].vision,
     ).last_hidden_state[0]
-    logits = policy.hf.lm_head(hidden)[inputs.row.logit_rows].detach()
+    logits = policy.hf.lm_head(hidden)[inputs.row.logit_rows][inputs.row.target_rows].detach()
     logits[:, list(policy.banned_ids)] -= 100
     torch.testing.assert_close(
         entropies, torch.distributions.Categorical(logits=logits).entropy(), rtol=1e-4, atol=1e-4
@@ -203,6 +200,38 @@ def test_chunks_of_logits_change_nothing(policy, processor, monkeypatch):
     torch.testing.assert_close(chunked, whole, rtol=0, atol=LOGP_TOLERANCE)
     torch.testing.assert_close(entropies, whole_entropies, rtol=0, atol=1e-5)
     assert relative_difference(gradients(policy, (weights(len(chunked)) * chunked).sum()), expected) <= GRAD_TOLERANCE
+
+
+def test_the_row_that_predicts_first_tokens_goes_through_the_head_once(policy, processor):
+    members = cases(processor, policy, "text between clips")  # completions of 3 and 2, of 5, of 2 and 6 tokens
+    rows = []
+    policy.hf.lm_head.register_forward_pre_hook(lambda _, inputs: rows.append(len(inputs[0])))
+    with torch.no_grad():
+        logps, _, _ = packed_forward(policy, members)
+    assert len(logps) == 18 and rows == [18 - 2]
+
+
+def test_an_ordinary_call_is_the_librarys(tiny_folder, policy):
+    """Also under a padding mask: other code may use the model inside the policy as it is."""
+    library = Qwen3VLForConditionalGeneration.from_pretrained(tiny_folder, dtype=torch.float32)
+    ids = torch.arange(14).view(2, 7)
+    for mask in (torch.ones_like(ids), torch.ones_like(ids).triu(-4).flip(1)):
+        with torch.no_grad():
+            got, expected = (hf(input_ids=ids, attention_mask=mask).logits for hf in (policy.hf, library))
+        assert torch.equal(got[mask.bool()], expected[mask.bool()])
+
+
+@pytest.mark.parametrize("name", ["ragged", "image, text, clip, image, clip"])
+def test_bfloat16_is_as_exact_as_one_row_per_rollout(policy, processor, tiny_folder, name):
+    members = cases(processor, policy, name)
+    with torch.no_grad():
+        exact = plain_forward(policy, processor, members)
+        rounded = load_policy(tiny_folder).to(torch.bfloat16)
+        packed_error = (packed_forward(rounded, members)[0] - exact).abs()
+        plain_error = (plain_forward(rounded, processor, members).float() - exact).abs()
+    print(f"packed max {packed_error.max():.1e} mean {packed_error.mean():.1e}, "
+          f"plain max {plain_error.max():.1e} mean {plain_error.mean():.1e}")  # fmt: skip
+    assert packed_error.mean() <= 1.1 * plain_error.mean()
 
 
 @pytest.mark.parametrize("name", ["two clips in one row", "image, text, clip, image, clip", "text alone"])
@@ -254,6 +283,44 @@ def test_the_vision_tower_is_frozen_and_mergers_and_llm_train(policy):
     }
     merger = {id(parameter) for parameter in policy.merger_parameters()}
     assert merger == {id(p) for name, p in policy.named_parameters() if "merger" in name}
+
+
+def test_the_tower_sees_a_clip_once_for_all_passes_of_a_round(policy, tiny_folder, processor):
+    """Old, reference and policy passes over one pack; each has mergers of its own, and the policy's learn."""
+    name = "image, text, clip, image, clip"
+    reference = float_policy(tiny_folder).requires_grad_(False)
+    for merger in [reference.hf.model.visual.merger, *reference.hf.model.visual.deepstack_merger_list]:
+        merger.linear_fc2.weight.mul_(1.5)
+    calls = []
+    for one in (policy, reference):
+        one.hf.model.visual.patch_embed.register_forward_pre_hook(lambda *_: calls.append(1))
+    members = cases(processor, policy, name)
+    with torch.no_grad():
+        of_reference, _, inputs = packed_forward(reference, members)
+        old, _ = policy(inputs)
+    new, _ = policy(inputs)
+    assert calls == [1] and not inputs.clips.states.requires_grad and inputs.clips.patches is None
+    assert (plain_forward(reference, processor, members) - of_reference).abs().max() <= LOGP_TOLERANCE
+    plain = plain_forward(policy, processor, members)
+    for got in (old, new):
+        assert (plain - got).abs().max() <= LOGP_TOLERANCE
+    assert (of_reference - old).abs().max() > 1e-2, "the reference must have used its own mergers"
+    got, expected = (gradients(policy, (weights(len(v)) * v).sum()) for v in (new, plain))
+    assert relative_difference(got, expected) <= GRAD_TOLERANCE
+
+
+def test_a_placeholder_in_a_completion_is_text(policy, processor):
+    """It is banned; should one come all the same, it takes no clip's features."""
+    members = cases(processor, policy, "ragged")
+    rollout = members[0][0].rollouts[1]
+    logps, _, inputs = packed_forward(policy, members)
+    before = split_by_completion(logps, inputs.row)
+    pad = processor.tokenizer.convert_tokens_to_ids("<|video_pad|>")
+    object.__setattr__(rollout, "ids", (*rollout.ids[:-1], pad))
+    after, _, inputs = packed_forward(policy, members)
+    for i, (old, new) in enumerate(zip(before, split_by_completion(after, inputs.row), strict=True)):
+        n = len(old) - (i == 1)
+        torch.testing.assert_close(old[:n], new[:n], rtol=0, atol=LOGP_TOLERANCE)
 
 
 def test_packed_tokens_counts_the_prompt_once(policy, processor):

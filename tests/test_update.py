@@ -201,7 +201,7 @@ def test_one_process_equals_the_slow_loop(batch, local):
     assert result["packs"] == 1
     check_against_slow_loop(result, batch, "one process")
     metrics = result["metrics"]
-    assert metrics["policy/objective"] == pytest.approx(batch.objective, rel=1e-5)
+    assert metrics["policy/objective"] == pytest.approx(batch.objective, rel=1e-5, abs=5e-7)  # its signs nearly cancel
     assert metrics["policy/kl"] == pytest.approx(batch.kl, rel=1e-4)
     assert metrics["policy/ratio_max"] == pytest.approx(batch.ratio_max, rel=1e-4)
     assert metrics["policy/clip_fraction"] == pytest.approx(batch.clip_fraction)

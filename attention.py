@@ -1,0 +1,115 @@
+"""Shared-prefix attention: a prompt is causal, each completion attends to its prompt and, causally, to itself.
+
+Registered with transformers as SHARED_PREFIX. The language model hands its keyword arguments down to every layer's
+attention, through gradient checkpointing too: `language_model(..., shared_prefix=layout(row))`. Without that argument
+a call is the library's ordinary SDPA. No T x T mask exists on either kind of device. T packed tokens.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+import torch
+from torch.nn.attention.flex_attention import BlockMask, flex_attention
+from torch.nn.functional import pad, scaled_dot_product_attention
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+from packing import PackedRow
+
+SHARED_PREFIX = "shared_prefix"
+BLOCK = 128  # FlexAttention's tile: whole tiles are skipped or computed without looking at the mask
+Spans = tuple[tuple[int, ...], ...]
+
+
+def layout(row: PackedRow) -> Spans | BlockMask:
+    """What `shared_prefix_attention` needs of a row: FlexAttention's block mask on a GPU, else the row's spans."""
+    return block_mask(row) if row.ids.is_cuda else row.spans
+
+
+def visible(prefixes: torch.Tensor, segments: torch.Tensor) -> Callable:
+    """FlexAttention's mask_mod of PackedRow's (T,) `prefixes` and `segments`: may q attend to k?"""
+
+    def mask_mod(batch, head, q, k):
+        own = (segments[k] == -1) | (segments[q] == segments[k])
+        return (q >= k) & (prefixes[q] == prefixes[k]) & own
+
+    return mask_mod
+
+
+def block_mask(row: PackedRow) -> BlockMask:
+    """The row's BlockMask, one stripe of BLOCK queries at a time: `create_block_mask` would hold T x T first."""
+    tokens = row.ids.numel()
+    blocks = -(-tokens // BLOCK)
+    rest = (0, blocks * BLOCK - tokens)
+    # A last tile that sticks out is of no group: it then counts as partly visible, and the kernel checks its bounds.
+    mask_mod = visible(pad(row.prefixes, rest, value=-1), pad(row.segments, rest, value=-2))
+    at = torch.arange(blocks * BLOCK, device=row.ids.device)
+    stripes = [mask_mod(0, 0, q[:, None], at[None]) for q in at.split(BLOCK)]
+    counts = torch.stack([stripe.view(BLOCK, blocks, BLOCK).sum((0, 2)) for stripe in stripes])
+    full = counts == BLOCK * BLOCK
+    tables = [_table(mask[None, None]) for mask in ((counts > 0) & ~full, full)]
+    return BlockMask.from_kv_blocks(
+        *tables[0], *tables[1], BLOCK_SIZE=BLOCK, mask_mod=mask_mod, seq_lengths=(tokens, tokens)
+    )
+
+
+def _table(tiles: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """bool (1, 1, Q, K) -> how many key tiles each query tile has (1, 1, Q), and their indices first (1, 1, Q, K)."""
+    indices = tiles.int().argsort(dim=-1, descending=True, stable=True)
+    return tiles.sum(-1, dtype=torch.int32), indices.int()
+
+
+def shared_prefix_attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    *,
+    shared_prefix: Spans | BlockMask | None = None,
+    scaling: float,
+    **kwargs,
+) -> tuple[torch.Tensor, None]:
+    """transformers' attention interface: query (1, H, T, d), key and value (1, K, T, d), K dividing H -> (1, T, H, d).
+
+    `shared_prefix`: `layout` of the row; None: an ordinary call.
+    """
+    if shared_prefix is None:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
+    if isinstance(shared_prefix, BlockMask):
+        out = compiled_flex_attention()(query, key, value, block_mask=shared_prefix, scale=scaling, enable_gqa=True)
+    else:
+        out = _attend_by_span(query, key, value, shared_prefix, scaling)
+    return out.transpose(1, 2).contiguous(), None
+
+
+@functools.cache
+def compiled_flex_attention() -> Callable:
+    """FlexAttention's kernels, compiled at the first call; at the first other T once more, for any T."""
+    return torch.compile(flex_attention)
+
+
+def _attend_by_span(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, spans: Spans, scaling: float
+) -> torch.Tensor:
+    """One call per prompt and one per completion: neither padding nor pairs that do not see each other."""
+    sizes = [tokens for span in spans for tokens in span]
+    parts = zip(*(x.split(sizes, dim=2) for x in (query, key, value)), strict=True)
+    how = dict(scale=scaling, enable_gqa=True)
+    outs = []
+    for prompt_tokens, *lengths in spans:
+        q, prompt_k, prompt_v = next(parts)
+        outs.append(scaled_dot_product_attention(q, prompt_k, prompt_v, is_causal=True, **how))
+        for length in lengths:
+            q, k, v = next(parts)
+            mask = torch.ones(length, prompt_tokens + length, dtype=torch.bool).tril(prompt_tokens)
+            k, v = torch.cat([prompt_k, k], dim=2), torch.cat([prompt_v, v], dim=2)
+            outs.append(scaled_dot_product_attention(q, k, v, attn_mask=mask, **how))
+    return torch.cat(outs, dim=2)
+
+
+AttentionInterface.register(SHARED_PREFIX, shared_prefix_attention)
+AttentionMaskInterface.register(SHARED_PREFIX, sdpa_mask)
