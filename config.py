@@ -175,8 +175,9 @@ class Config:
     """Compute type of trainer and engine; master weights, reductions and optimizer are float32 in either case."""
     gradient_checkpointing: bool = True
     """Recompute layers in the backward pass; Table 7."""
-    tokens_per_pack: int = 4096
-    """Packed tokens a forward pass may hold (at least one group always fits); attention costs their square."""
+    tokens_per_pack: int = 16384
+    """Packed tokens a forward pass may hold; a longer group is split, its prompt repeated (one completion always fits).
+    Fewer passes gather fewer weights, longer ones keep more activations."""
     checksum_every: int = 50
     """Rounds between comparisons of every engine tensor with the trainer's (always after the first sync); 0 = never."""
     scripted_reward: bool = False

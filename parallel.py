@@ -6,9 +6,10 @@ Who does what over ranks stands here and in the banners of `train.py`; no other 
 from __future__ import annotations
 
 import os
+import pickle
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 
 import torch
@@ -71,6 +72,19 @@ def gather_objects(value: object) -> list:
     values = [None] * dist.get_world_size()
     dist.all_gather_object(values, value)
     return values
+
+
+def exchange_objects(parts: Sequence[object]) -> list:
+    """`parts[r]` goes to rank r alone -> what each rank sent here, in rank order. All ranks take part.
+
+    For what is too large to gather everywhere: whole clips. Travels through host memory.
+    """
+    sent = [torch.frombuffer(bytearray(pickle.dumps(part)), dtype=torch.uint8) for part in parts]
+    sizes = gather_objects([len(part) for part in sent])
+    incoming = [row[dist.get_rank()] for row in sizes]
+    received = torch.empty(sum(incoming), dtype=torch.uint8)
+    dist.all_to_all_single(received, torch.cat(sent), incoming, [len(part) for part in sent])
+    return [pickle.loads(part.numpy()) for part in received.split(incoming)]
 
 
 # -- FSDP2 -------------------------------------------------------------------------------------------------------------

@@ -261,15 +261,14 @@ def train(config: Config, inputs: Inputs, device: torch.device, live: Live | Non
             owned = owned_groups(len(plan), config.tensor_parallel)
             score(scorer, plan, groups, owned, numbers)
 
-        # D. pack: mini-batches by question, both branches together; as many packs on every rank
+        # D. pack: mini-batches by question, both branches together, each dealt over all ranks by its groups' tokens
         with clock("pack"):
-            members = [
-                [(groups[i], built[i][1]) for i in owned if plan[i].mini_batch == m and plan[i].trained]
-                for m in range(config.updates)
-            ]
             mini_batches = update.pack_mini_batches(
-                members,
-                spare=(groups[owned[0]], built[owned[0]][1]),
+                {i: (groups[i], built[i][1]) for i in mine},
+                [
+                    [i for i, item in enumerate(plan) if item.mini_batch == m and item.trained]
+                    for m in range(config.updates)
+                ],
                 questions=config.questions // config.updates,
                 tokens_per_pack=config.tokens_per_pack,
                 device=device,
@@ -509,7 +508,7 @@ def measure_gap(config, engine, policy, group: Group, encoded: EncodedPrompt, de
     (out,) = engine.generate([Request(group.prompt, sampling(config, config.rollouts), config.seed)])
     engine.sleep()
     fresh = dataclasses.replace(group, rollouts=out.rollouts, advantages=torch.zeros(config.rollouts))
-    packs = update.make_packs([(fresh, encoded)], questions=1, tokens_per_pack=1, device=device)
+    packs = update.make_packs([(fresh, encoded)], questions=1, tokens_per_pack=sys.maxsize, device=device)
     update.engine_gap(packs, update.logps(policy, packs), numbers)
 
 
