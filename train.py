@@ -40,6 +40,7 @@ from data.reader import Reader, open_clips
 from data.video import ClipError
 from episode import Group, Question
 from eval.answer import before_after, check_pairs, evaluate, one_line, report_metrics
+from flops import Cost, Work, peak_flops
 from methods import METHODS, MethodSettings, pay_scripted
 from metrics import Accumulator, MetricLog, progress_line, read_metrics
 from model import EncodedPrompt, load_policy, load_processor, resolve_checkpoint, trainer_names
@@ -127,6 +128,7 @@ def train(config: Config, inputs: Inputs, device: torch.device, live: Live | Non
 
     # ---------------------------------------------------------------------------------------------------------------
     # Policy, frozen reference, optimizer (all ranks)
+    cost = Cost.of(policy)
     parallel.shard(policy, policy.layers(), policy.frozen_modules(), device, dtype)
     reference = None
     if config.kl_coef > 0:
@@ -272,6 +274,7 @@ def train(config: Config, inputs: Inputs, device: torch.device, live: Live | Non
                 questions=config.questions // config.updates,
                 tokens_per_pack=config.tokens_per_pack,
                 device=device,
+                numbers=numbers,
                 mask_truncated=config.mask_truncated,
             )
 
@@ -292,7 +295,12 @@ def train(config: Config, inputs: Inputs, device: torch.device, live: Live | Non
         with clock("update"):
             for packs in mini_batches:
                 policy_logps = update.backward(
-                    policy, packs, clip_eps=config.clip_eps, kl_coef=config.kl_coef, numbers=numbers
+                    policy,
+                    packs,
+                    clip_eps=config.clip_eps,
+                    kl_coef=config.kl_coef,
+                    numbers=numbers,
+                    importance_cap=config.importance_cap,
                 )
                 if config.updates == 1:
                     update.engine_gap(packs, policy_logps, numbers)
@@ -347,6 +355,7 @@ def train(config: Config, inputs: Inputs, device: torch.device, live: Live | Non
             numbers.add("data/quarantined", len(cursor.quarantined))
         numbers.max("memory/peak_gb", peak_memory_gb())
         clock.add_to(numbers)
+        add_speed(numbers, clock, mini_batches, cost, passes=3 + (config.updates > 1) + (reference is not None))
         values = numbers.reduce() | report_metrics(report)
         note_gap(state, values)
         if log:
@@ -538,7 +547,24 @@ class Clock:
     def add_to(self, numbers: Accumulator) -> None:
         for phase, seconds in self.seconds.items():
             numbers.add(f"time/{phase}", seconds)
-        numbers.add("time/round", time.perf_counter() - self.start)
+        numbers.add("time/round", self.elapsed())
+
+    def elapsed(self) -> float:
+        return time.perf_counter() - self.start
+
+
+def add_speed(
+    numbers: Accumulator, clock: Clock, mini_batches: list[list[update.Pack]], cost: Cost, *, passes: int
+) -> None:
+    """Throughput of a round on this rank; `passes`: forward passes that old, reference and update together equal."""
+    work = sum((pack.work for packs in mini_batches for pack in packs), Work())
+    seconds = clock.seconds["old_ref"] + clock.seconds["update"]
+    numbers.add("speed/logical_tokens_per_s", work.unshared_rows / seconds)
+    numbers.add("speed/physical_tokens_per_s", work.rows / seconds)
+    numbers.add("speed/tokens_per_s", work.unshared_rows / (clock.elapsed() - clock.seconds.get("eval", 0.0)))
+    peak = peak_flops(torch.cuda.get_device_name()) if torch.cuda.is_available() else None
+    if peak:
+        numbers.add("speed/mfu", (cost.tower(work) + passes * cost.trained(work)) / (seconds * peak))
 
 
 def peak_memory_gb() -> float:

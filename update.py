@@ -15,6 +15,7 @@ from torch import nn
 import balance
 from advantage import clipped_objective, k3_kl, token_weights
 from episode import Group, Prompt, Question, Rollout
+from flops import Work, group_work
 from metrics import Accumulator
 from model import EncodedPrompt, PackedInputs, pack_groups
 from parallel import exchange_objects, gather_objects, undo_fsdp_mean
@@ -35,6 +36,8 @@ class Pack:
     """float32 (C,), or None where the policy is still the one that sampled: the ratio is then exactly 1."""
     ref_logps: torch.Tensor | None = None
     """float32 (C,), or None without a KL term."""
+    work: Work = Work()
+    """What one pass over it computes."""
     idle: bool = False
     """Only keeps ranks in step: no weight, no metric."""
 
@@ -68,6 +71,7 @@ def pack_mini_batches(
     questions: int,
     tokens_per_pack: int,
     device: torch.device,
+    numbers: Accumulator,
     mask_truncated: bool = False,
 ) -> list[list[Pack]]:
     """The packs that this rank trains in each mini-batch, as many on every rank. All ranks take part.
@@ -94,6 +98,9 @@ def pack_mini_batches(
         )
         for members in mini_batches
     ]
+    for deal in deals:
+        loads = [sum(map(balance.load, rank)) for rank in deal]
+        numbers.add("speed/imbalance", balance.imbalance(loads))
     outgoing: list[dict] = [{} for _ in range(ranks)]
     for members, deal in zip(mini_batches, deals, strict=True):
         for rank, packs in enumerate(deal):
@@ -146,8 +153,17 @@ def _pack(
         engine_logps += [rollout.engine_logps for rollout in group.rollouts]
     inputs = pack_groups([group for group, _ in taken], [encoded for _, encoded in taken], device)
     return Pack(
-        inputs, torch.cat(advantages).to(device), torch.cat(weights).to(device), torch.cat(engine_logps).to(device)
+        inputs,
+        torch.cat(advantages).to(device),
+        torch.cat(weights).to(device),
+        torch.cat(engine_logps).to(device),
+        work=sum((_work(group, encoded) for group, encoded in taken), Work()),
     )
+
+
+def _work(group: Group, encoded: EncodedPrompt) -> Work:
+    grids = [grid for name, grids in encoded.vision.items() if name.endswith("grid_thw") for grid in grids.tolist()]
+    return group_work(*_size(group), grids)
 
 
 def idle_pack(device: torch.device) -> Pack:
@@ -156,7 +172,7 @@ def idle_pack(device: torch.device) -> Pack:
     group = Group(question, 0, Prompt("", None), (0,), [rollout], advantages=torch.zeros(1))
     encoded = EncodedPrompt((0,), torch.zeros(3, 1, dtype=torch.int64), {})
     pack = _pack([(group, encoded)], 1, device)
-    return replace(pack, weights=torch.zeros_like(pack.weights), idle=True)
+    return replace(pack, weights=torch.zeros_like(pack.weights), work=Work(), idle=True)
 
 
 def lr_factor(update: int, updates: int, warmup: int, schedule: str) -> float:
@@ -173,17 +189,29 @@ def logps(model: nn.Module, packs: Sequence[Pack]) -> list[torch.Tensor]:
 
 
 def backward(
-    policy: nn.Module, packs: Sequence[Pack], *, clip_eps: float, kl_coef: float, numbers: Accumulator
+    policy: nn.Module,
+    packs: Sequence[Pack],
+    *,
+    clip_eps: float,
+    kl_coef: float,
+    numbers: Accumulator,
+    importance_cap: float = 0.0,
 ) -> list[torch.Tensor]:
     """Accumulate the gradient of -(Eq. 6 - beta * KL) over the packs; returns the policy's log-probs (C,) of each.
 
     All ranks take part with the same number of packs. Adds the mini-batch's metrics to `numbers`.
+
+    `importance_cap` > 0: each token's clipped objective, not its KL, weighs min(exp(old - engine log-prob), cap), since
+    the engine sampled from a policy that rounds otherwise (Yao et al. 2025, truncated importance sampling).
     """
     policy_logps = []
     for pack in packs:
         logps_C, entropies_C = policy(pack.inputs)
         old_C = logps_C.detach() if pack.old_logps is None else pack.old_logps
         objective_C = clipped_objective(logps_C, old_C, pack.advantages, clip_eps)
+        if importance_cap:
+            importance_C = torch.exp(old_C - pack.engine_logps)
+            objective_C = importance_C.clamp(max=importance_cap) * objective_C
         kl_C = k3_kl(logps_C, pack.ref_logps) if pack.ref_logps is not None else torch.zeros_like(logps_C)
         loss = (pack.weights * (kl_coef * kl_C - objective_C)).sum()
         undo_fsdp_mean(loss).backward()
@@ -198,6 +226,9 @@ def backward(
         numbers.add("policy/clip_fraction", ((ratio_C - 1).abs() > clip_eps).float())
         numbers.max("policy/ratio_max", ratio_C)
         numbers.min("policy/ratio_min", ratio_C)
+        if importance_cap:
+            numbers.add("policy/importance_mean", importance_C[counts].clamp(max=importance_cap))
+            numbers.add("policy/importance_truncated", (importance_C[counts] > importance_cap).float())
         if pack.ref_logps is not None:
             numbers.add("policy/kl", kl_C[counts])
     return policy_logps

@@ -7,6 +7,7 @@ that differ only in the order of their sums agree to 1e-6 over the whole gradien
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import pytest
@@ -49,8 +50,11 @@ class Batch:
     gradients: dict[str, torch.Tensor]
 
 
-def slow_loop(hf, processor, questions: list[list[Member]], banned) -> tuple[float, float, list, list, int]:
-    """Eq. 6 with the KL penalty, word by word; adds the gradient of the loss to `hf`'s parameters."""
+def slow_loop(
+    hf, processor, questions: list[list[Member]], banned, importance_cap: float | None = None
+) -> tuple[float, float, list, list, int]:
+    """Eq. 6 with the KL penalty, word by word; adds the gradient of the loss to `hf`'s parameters. With a cap each term
+    of Eq. 6 weighs by truncated old / engine probability."""
     loss, objective, ratios, kls, cut = 0.0, 0.0, [], [], 0
     for branches in questions:  # mean over questions
         for member in branches:  # sum of the branches
@@ -63,23 +67,27 @@ def slow_loop(hf, processor, questions: list[list[Member]], banned) -> tuple[flo
                 surrogate, penalty = 0.0, 0.0
                 for t in range(len(rollout.ids)):  # mean over the tokens of the completion
                     rho = torch.exp(logps[t] - member.old[i][t].double())
+                    weight = 1.0
+                    if importance_cap is not None:
+                        engine = math.exp(member.old[i][t].item() - rollout.engine_logps[t].item())
+                        weight = importance_cap if engine > importance_cap else engine
                     ratios.append(rho.item())
                     if A > 0 and rho.item() > 1 + CLIP_EPS:
-                        surrogate += (1 + CLIP_EPS) * A  # a constant: no gradient
+                        surrogate += weight * (1 + CLIP_EPS) * A  # a constant: no gradient
                         cut += 1
                     elif A < 0 and rho.item() < 1 - CLIP_EPS:
-                        surrogate += (1 - CLIP_EPS) * A
+                        surrogate += weight * (1 - CLIP_EPS) * A
                         cut += 1
                     else:
-                        surrogate += rho * A
+                        surrogate += weight * rho * A
                     d = member.ref[i][t].double() - logps[t]
                     kls.append((torch.exp(d) - d - 1).item())
                     penalty += torch.exp(d) - d - 1
-                weight = 1 / (len(questions) * G * len(rollout.ids))
-                part = weight * (BETA * penalty - surrogate)
+                share = 1 / (len(questions) * G * len(rollout.ids))
+                part = share * (BETA * penalty - surrogate)
                 part.backward()
                 loss += part.item()
-                objective += weight * BETA * penalty.item() - part.item()
+                objective += share * BETA * penalty.item() - part.item()
     return loss, objective, ratios, kls, cut
 
 
@@ -145,10 +153,10 @@ def with_made_up(pack: update.Pack, members: list[Member]) -> update.Pack:
     return replace(pack, old_logps=old, ref_logps=ref)
 
 
-def run_backward(policy, packs) -> dict:
+def run_backward(policy, packs, **more) -> dict:
     """Gradients by Hugging Face name, and the metrics with the mini-batch counted once."""
     numbers = Accumulator()
-    update.backward(policy, packs, clip_eps=CLIP_EPS, kl_coef=BETA, numbers=numbers)
+    update.backward(policy, packs, clip_eps=CLIP_EPS, kl_coef=BETA, numbers=numbers, **more)
     if parallel.is_main():
         numbers.add("policy/loss", 0.0)
         numbers.add("policy/objective", 0.0)
@@ -169,7 +177,12 @@ def sharded_gradient(folder: str, members: list[Member], sampled_by: list[int], 
     here = torch.distributed.get_rank()
     held = {i: (m.group, m.encoded) for i, m in enumerate(members) if sampled_by[i] == here}
     (packs,) = update.pack_mini_batches(
-        held, [range(len(members))], questions=3, tokens_per_pack=tokens_per_pack, device=device
+        held,
+        [range(len(members))],
+        questions=3,
+        tokens_per_pack=tokens_per_pack,
+        device=device,
+        numbers=Accumulator(),
     )
     rows = [pack.inputs.row for pack in packs if not pack.idle]
     completions = [tuple(ids.tolist()) for row in rows for ids in split_by_completion(row.targets, row)]
@@ -223,6 +236,36 @@ def test_one_process_equals_the_slow_loop(batch, local):
     assert metrics["policy/kl"] == pytest.approx(batch.kl, rel=1e-4)
     assert metrics["policy/ratio_max"] == pytest.approx(batch.ratio_max, rel=1e-4)
     assert metrics["policy/clip_fraction"] == pytest.approx(batch.clip_fraction)
+
+
+def test_truncated_importance_weights_equal_the_slow_loop(batch, local, tiny_folder):
+    """Engine log-probs some 0.4 nats off, so that a third of the weights is cut at 1.2."""
+    generator, cap, weights, questions = torch.Generator().manual_seed(9), 1.2, [], []
+    for branches in batch.questions:
+        questions.append([])
+        for member in branches:
+            off = [0.4 * torch.randn(old.shape, generator=generator) for old in member.old]
+            rollouts = [
+                replace(rollout, engine_logps=(old - noise))
+                for rollout, old, noise in zip(member.group.rollouts, member.old, off, strict=True)
+            ]
+            weights += [torch.exp(old - r.engine_logps) for old, r in zip(member.old, rollouts, strict=True)]
+            questions[-1].append(replace(member, group=replace(member.group, rollouts=rollouts)))
+    hf = load_policy(tiny_folder).hf.double()
+    with true_float64():
+        loss, *_ = slow_loop(hf, load_processor(tiny_folder), questions, local.policy.banned_ids, cap)
+    expected = {name: p.grad for name, p in hf.named_parameters() if p.grad is not None}
+    packs = packs_of(flat(questions), questions=3, tokens_per_pack=150)
+    result = run_backward(local.policy, packs, importance_cap=cap)
+    assert relative_difference(result["gradients"], expected) <= SLOW_TOLERANCE
+    assert relative_difference(result["gradients"], batch.gradients) > 0.01, "the weights must matter"
+    assert result["metrics"]["policy/loss"] == pytest.approx(loss, rel=1e-5)
+    weights_C = torch.cat(weights)
+    assert result["metrics"]["policy/importance_mean"] == pytest.approx(
+        weights_C.clamp(max=cap).mean().item(), rel=1e-5
+    )
+    truncated = result["metrics"]["policy/importance_truncated"]
+    assert truncated == pytest.approx((weights_C > cap).float().mean().item()) and 0.2 < truncated < 0.5
 
 
 @pytest.mark.parametrize("tokens_per_pack", [1, 150, 220])
