@@ -118,26 +118,28 @@ def shard(
     return mesh
 
 
-def gather_parameters(policy: nn.Module, dtype: torch.dtype) -> Iterator[tuple[str, torch.Tensor]]:
-    """Every parameter whole and in the compute type, one FSDP unit at a time. All ranks must exhaust it together.
+def gather_parameters(
+    policy: nn.Module, dtype: torch.dtype, *, frozen: bool = True
+) -> Iterator[tuple[str, torch.Tensor]]:
+    """Every parameter whole and in the compute type; without `frozen` those that train. All ranks must exhaust it.
 
-    Each tensor is fresh memory: the engine keeps references until a fused layer (q, k, v) is complete, and a reused
-    buffer would corrupt it silently.
+    One FSDP unit is gathered at a time, its tensors are copied as they are asked for: beyond the shards there is one
+    unit, and what the taker keeps. Each tensor is fresh memory: the engine keeps references until a fused layer (q, k,
+    v) is complete, and a reused buffer would corrupt it silently.
     """
     units = [(name, module) for name, module in policy.named_modules() if isinstance(module, FSDPModule)]
     done: set[str] = set()
     for prefix, unit in sorted(units, key=lambda item: -item[0].count(".")):  # leaves first, the root last
         unit.reshard()  # after a no-grad forward the root is still whole, and unsharding would keep that stale copy
         unit.unshard()
-        whole = []
         for name, parameter in unit.named_parameters():
             full_name = f"{prefix}.{name}" if prefix else name
             if full_name in done or hasattr(parameter, "full_tensor"):
                 continue  # a DTensor here belongs to a unit that is still sharded
             done.add(full_name)
-            whole.append((full_name, parameter.detach().to(dtype, copy=True)))
+            if frozen or parameter.requires_grad:
+                yield full_name, parameter.detach().to(dtype, copy=True)
         unit.reshard()
-        yield from whole
 
 
 def undo_fsdp_mean(loss: torch.Tensor) -> torch.Tensor:

@@ -41,6 +41,11 @@ class Planned:
     seed: int
     """Of its request to the engine."""
 
+    @property
+    def clip(self) -> str:
+        """Name of its pixels: a transform may be drawn anew at each visit, and each branch shows another."""
+        return f"{self.epoch}/{self.question.id}/{self.branch}"
+
 
 @dataclass(frozen=True)
 class Planner:

@@ -139,16 +139,17 @@ def train(config: Config, inputs: Inputs, device: torch.device, live: Live | Non
         trainable, lr=config.lr, betas=(0.9, 0.999), weight_decay=config.weight_decay, fused=True
     )
 
-    def parameters():
+    def parameters(frozen: bool = True):
         """Every weight, whole, under its Hugging Face name (a collective: all ranks exhaust it)."""
-        return trainer_names(parallel.gather_parameters(policy, dtype))
+        return trainer_names(parallel.gather_parameters(policy, dtype, frozen=frozen))
 
-    def sync(check: bool) -> None:
-        """Trainer -> engine, which is asleep before and ready to generate after (all ranks)."""
+    def sync(check: bool, frozen: bool = engine.forgets) -> None:
+        """Trainer -> engine, which is asleep before and ready to generate after (all ranks). `frozen`: the frozen
+        tower too, which an engine that does not forget keeps from the first sync."""
         if device.type == "cuda":
             torch.cuda.empty_cache()  # what the trainer's allocator holds unused is memory the engine wakes into
         engine.wake("weights")
-        engine.sync(parameters())
+        engine.sync(parameters(frozen))
         if check:
             compare_copies(parameters(), engine.checksums())
         if device.type == "cuda":
@@ -198,7 +199,7 @@ def train(config: Config, inputs: Inputs, device: torch.device, live: Live | Non
     if state["step"] < max_steps:
         reader.clips.prefetch(ahead(planner, cursor, config.questions, config.tensor_parallel))
     # Resumed weights must get there; and it proves the way before the first round.
-    sync(check=config.checksum_every > 0)
+    sync(check=config.checksum_every > 0, frozen=True)
 
     def run_evaluation() -> dict | None:
         """Paired evaluation through the engine, which is awake (all ranks)."""
@@ -242,7 +243,15 @@ def train(config: Config, inputs: Inputs, device: torch.device, live: Live | Non
         with clock("generate"):
             mine = sorted(built)
             outputs = engine.generate(
-                [Request(built[i][0], sampling(config, plan[i].rollouts, plan[i].greedy), plan[i].seed) for i in mine]
+                [
+                    Request(
+                        built[i][0],
+                        sampling(config, plan[i].rollouts, plan[i].greedy),
+                        plan[i].seed,
+                        clip=plan[i].clip,
+                    )
+                    for i in mine
+                ]
             )
             engine.sleep()
         tokens = sum(len(rollout.ids) for out in outputs for rollout in out.rollouts)

@@ -80,7 +80,8 @@ def test_one_epoch_of_repeated_data_visits_each_row_twice_and_samples_anew(tmp_p
     assert sorted(question.row for _, question in visits) == sorted([*range(1, 6)] * 2)
     assert {epoch for epoch, _ in visits} == {0}
     planner = Planner(METHODS["grpo"], train.settings_of_method(config), 10, config.seed)
-    assert len({item.seed for item in planner.plan(visits)}) == 10
+    plan = planner.plan(visits)
+    assert len({item.seed for item in plan}) == len({item.clip for item in plan}) == 10
 
 
 def test_a_run_leaves_what_a_person_looks_for(toy_run):
@@ -93,10 +94,8 @@ def test_a_run_leaves_what_a_person_looks_for(toy_run):
                                             "aug_correct")}  # fmt: skip
     assert unused <= others | {"data/single_branch", "speed/mfu"}, unused
     for row in list(rows.values())[1:]:
-        assert (
-            row["speed/logical_tokens_per_s"] > row["speed/physical_tokens_per_s"] > row["rollout/prompt_tokens"] / 60
-        )
-        assert row["speed/imbalance"] >= 1
+        assert row["speed/logical_tokens_per_s"] > row["speed/physical_tokens_per_s"] > 0
+        assert row["speed/logical_tokens_per_s"] > row["speed/tokens_per_s"] > 0 and row["speed/imbalance"] >= 1
     summary = json.loads((toy_run / "summary.json").read_text())
     for side in ("before", "after"):
         assert 0 <= summary[side]["pair_acc"] <= summary[side]["acc"] <= 100
