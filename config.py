@@ -167,6 +167,9 @@ class Config:
     """Table 7."""
     clip_eps: float = 0.2
     """epsilon of Eq. 6."""
+    importance_cap: float = 0.0
+    """Correct for the engine's other arithmetic: weigh each token's clipped objective by exp(old - engine log-prob), at
+    most this; 0 = no weight, Eq. 6 to the letter (TRL's and verl's usual cap is 2)."""
     mask_truncated: bool = False
     """Leave rollouts that ran into the length limit out of the loss (they still count in their group's mean)."""
     kl_coef: float = 0.01
@@ -175,8 +178,9 @@ class Config:
     """Compute type of trainer and engine; master weights, reductions and optimizer are float32 in either case."""
     gradient_checkpointing: bool = True
     """Recompute layers in the backward pass; Table 7."""
-    tokens_per_pack: int = 4096
-    """Packed tokens a forward pass may hold (at least one group always fits); attention costs their square."""
+    tokens_per_pack: int = 16384
+    """Packed tokens a forward pass may hold; a longer group is split, its prompt repeated (one completion always fits).
+    Fewer passes gather fewer weights, longer ones keep more activations."""
     checksum_every: int = 50
     """Rounds between comparisons of every engine tensor with the trainer's (always after the first sync); 0 = never."""
     scripted_reward: bool = False
@@ -314,6 +318,11 @@ def check(config: Config, ranks: int, ranks_per_node: int) -> None:
         (config.keep_checkpoints >= 1, f"--keep-checkpoints must be at least 1; got {config.keep_checkpoints}"),
         (config.max_completion_tokens >= 1, "--max-completion-tokens must be at least 1"),
         (config.lr >= 0, f"--lr must not be negative; got {config.lr}"),
+        (
+            config.importance_cap == 0 or 1 <= config.importance_cap < float("inf"),
+            f"--importance-cap must be 0 (off) or at least 1, the weight of a token that trainer and engine agree on; "
+            f"got {config.importance_cap}",
+        ),
         (0 < config.clip_eps < 1, f"--clip-eps must lie between 0 and 1; got {config.clip_eps}"),
         (0 < config.engine_memory < 1, f"--engine-memory is a fraction of the GPU; got {config.engine_memory}"),
         (0 <= config.toy_bias <= 1, f"--toy-bias is a probability; got {config.toy_bias}"),

@@ -111,6 +111,8 @@ class Group:
     rollouts: list[Rollout]
     trained: bool = True
     """False where the method uses the group for rewards only (T-GRPO, ArrowRL, CRPO with w_aug 0)."""
+    part_of: int = 0
+    """G of the whole group where this holds only some of its rollouts (the others train on another rank); else 0."""
     rewards: torch.Tensor | None = None
     """float32 (G,)."""
     advantages: torch.Tensor | None = None

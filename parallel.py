@@ -6,9 +6,10 @@ Who does what over ranks stands here and in the banners of `train.py`; no other 
 from __future__ import annotations
 
 import os
+import pickle
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 
 import torch
@@ -73,6 +74,19 @@ def gather_objects(value: object) -> list:
     return values
 
 
+def exchange_objects(parts: Sequence[object]) -> list:
+    """`parts[r]` goes to rank r alone -> what each rank sent here, in rank order. All ranks take part.
+
+    For what is too large to gather everywhere: whole clips. Travels through host memory.
+    """
+    sent = [torch.frombuffer(bytearray(pickle.dumps(part)), dtype=torch.uint8) for part in parts]
+    sizes = gather_objects([len(part) for part in sent])
+    incoming = [row[dist.get_rank()] for row in sizes]
+    received = torch.empty(sum(incoming), dtype=torch.uint8)
+    dist.all_to_all_single(received, torch.cat(sent), incoming, [len(part) for part in sent])
+    return [pickle.loads(part.numpy()) for part in received.split(incoming)]
+
+
 # -- FSDP2 -------------------------------------------------------------------------------------------------------------
 
 
@@ -104,26 +118,28 @@ def shard(
     return mesh
 
 
-def gather_parameters(policy: nn.Module, dtype: torch.dtype) -> Iterator[tuple[str, torch.Tensor]]:
-    """Every parameter whole and in the compute type, one FSDP unit at a time. All ranks must exhaust it together.
+def gather_parameters(
+    policy: nn.Module, dtype: torch.dtype, *, frozen: bool = True
+) -> Iterator[tuple[str, torch.Tensor]]:
+    """Every parameter whole and in the compute type; without `frozen` those that train. All ranks must exhaust it.
 
-    Each tensor is fresh memory: the engine keeps references until a fused layer (q, k, v) is complete, and a reused
-    buffer would corrupt it silently.
+    One FSDP unit is gathered at a time, its tensors are copied as they are asked for: beyond the shards there is one
+    unit, and what the taker keeps. Each tensor is fresh memory: the engine keeps references until a fused layer (q, k,
+    v) is complete, and a reused buffer would corrupt it silently.
     """
     units = [(name, module) for name, module in policy.named_modules() if isinstance(module, FSDPModule)]
     done: set[str] = set()
     for prefix, unit in sorted(units, key=lambda item: -item[0].count(".")):  # leaves first, the root last
         unit.reshard()  # after a no-grad forward the root is still whole, and unsharding would keep that stale copy
         unit.unshard()
-        whole = []
         for name, parameter in unit.named_parameters():
             full_name = f"{prefix}.{name}" if prefix else name
             if full_name in done or hasattr(parameter, "full_tensor"):
                 continue  # a DTensor here belongs to a unit that is still sharded
             done.add(full_name)
-            whole.append((full_name, parameter.detach().to(dtype, copy=True)))
+            if frozen or parameter.requires_grad:
+                yield full_name, parameter.detach().to(dtype, copy=True)
         unit.reshard()
-        yield from whole
 
 
 def undo_fsdp_mean(loss: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""The round's plan: which questions, which views, who generates and who trains which group. Phase A of `train.py`.
+"""The round's plan: which questions, which views, who generates and who scores which group. Phase A of `train.py`.
 
 Every rank holds the same plan and decodes only what its own engine will read.
 """
@@ -41,6 +41,11 @@ class Planned:
     seed: int
     """Of its request to the engine."""
 
+    @property
+    def clip(self) -> str:
+        """Name of its pixels: a transform may be drawn anew at each visit, and each branch shows another."""
+        return f"{self.epoch}/{self.question.id}/{self.branch}"
+
 
 @dataclass(frozen=True)
 class Planner:
@@ -54,9 +59,8 @@ class Planner:
     def plan(self, visits: list[tuple[int, Question]]) -> list[Planned]:
         """(epoch, question) visits -> groups: the trained ones first, each part by mini-batch, branch, question.
 
-        In that order groups are dealt to engines in turn, so that every rank trains as much as the next (within one
-        group; a mini-batch of fewer groups than ranks leaves some idle in it) and the two branches of a question, which
-        must meet in one mini-batch, need not meet on one rank.
+        In that order groups are dealt to engines in turn, so that each generates as many as the next of every
+        mini-batch. Who trains them is settled once their lengths are known (`update.pack_mini_batches`).
         """
         plan = []
         for at, (epoch, question) in enumerate(visits):
@@ -147,5 +151,5 @@ def engine_groups(groups: int, tensor_parallel: int) -> range:
 
 
 def owned_groups(groups: int, tensor_parallel: int) -> range:
-    """Indices of the groups this rank trains on: its engine's, dealt out over the engine's ranks."""
+    """Indices of the groups this rank scores: its engine's, dealt out over the engine's ranks."""
     return engine_groups(groups, tensor_parallel)[dist.get_rank() % tensor_parallel :: tensor_parallel]

@@ -60,6 +60,9 @@ class Request:
     sampling: Sampling
     seed: int
     """Of this request alone: without one, prompts share their noise and tensor-parallel ranks can diverge."""
+    clip: str = ""
+    """Tells its pixels from all others that the engine sees between two syncs, so that vLLM need not hash them: each
+    transform of a clip has its own. Empty: it hashes."""
 
 
 @dataclass(frozen=True)
@@ -75,11 +78,15 @@ class Generated:
 
 
 class Engine(Protocol):
+    forgets: bool
+    """Whether sleeping drops the weights, so that each sync must bring every parameter."""
+
     def generate(self, requests: Sequence[Request]) -> list[Generated]:
         """Results in the order of `requests`."""
 
     def sync(self, parameters: NamedTensors) -> None:
-        """Take over every parameter (Hugging Face names, whole tensors) and drop all caches. All ranks take part."""
+        """Take over parameters (Hugging Face names, whole tensors, all those of a layer or none) and drop all caches.
+        All ranks take part."""
 
     def checksums(self) -> dict[str, Checksum]:
         """Checksum of the engine's own copy of every parameter, by Hugging Face name. All ranks take part."""
@@ -193,6 +200,7 @@ class VllmEngine:
         frames, height, width = frame_shape
         image = {"count": 1, "height": image_shape[0], "width": image_shape[1]} if image_shape else 0
         self.sleep_level = sleep_level if torch.cuda.is_available() else 0
+        self.forgets = self.sleep_level == 2
         self.llm = _colocated_llm(
             folder,
             limits={"image": image, "video": {"count": 1, "num_frames": frames, "height": height, "width": width}},
@@ -219,8 +227,8 @@ class VllmEngine:
 
         inputs, params = [], []
         for request in requests:
-            view, sampling = request.prompt.view, request.sampling
-            inputs.append({"prompt": request.prompt.text, **_vision(view)})
+            sampling = request.sampling
+            inputs.append({"prompt": request.prompt.text, **_vision(request.prompt.view, request.clip)})
             params.append(
                 SamplingParams(
                     n=sampling.n,
@@ -323,13 +331,17 @@ def _colocated_llm(
         )
 
 
-def _vision(view: View | None) -> dict:
+def _vision(view: View | None, clip: str) -> dict:
     """The part of a vLLM prompt that is not text."""
     if view is None:
         return {}
     if view.still:
-        return {"multi_modal_data": {"image": frames_thwc(view)[0]}, "mm_processor_kwargs": IMAGE_OPTIONS}
-    return {"multi_modal_data": {"video": [(frames_thwc(view), video_metadata(view) | {"do_sample_frames": False})]}}
+        kind, data, options = "image", frames_thwc(view)[0], {"mm_processor_kwargs": IMAGE_OPTIONS}
+    else:
+        kind, options = "video", {}
+        data = (frames_thwc(view), video_metadata(view) | {"do_sample_frames": False})
+    names = {"multi_modal_uuids": {kind: [clip]}} if clip else {}
+    return {"multi_modal_data": {kind: [data]}, **options, **names}
 
 
 def _repack_tied_head(worker) -> None:
@@ -444,6 +456,8 @@ def _keep_rng():
 
 class HfEngine:
     """Plain transformers generation, prompt by prompt, from a copy of the model: slow, and needs nothing but torch."""
+
+    forgets = False
 
     def __init__(self, folder: str, *, dtype: str, banned_ids: Sequence[int], device: torch.device):
         from transformers import AutoProcessor, Qwen3VLForConditionalGeneration

@@ -40,6 +40,7 @@ from data.reader import Reader, open_clips
 from data.video import ClipError
 from episode import Group, Question
 from eval.answer import before_after, check_pairs, evaluate, one_line, report_metrics
+from flops import Cost, Work, peak_flops
 from methods import METHODS, MethodSettings, pay_scripted
 from metrics import Accumulator, MetricLog, progress_line, read_metrics
 from model import EncodedPrompt, load_policy, load_processor, resolve_checkpoint, trainer_names
@@ -127,6 +128,7 @@ def train(config: Config, inputs: Inputs, device: torch.device, live: Live | Non
 
     # ---------------------------------------------------------------------------------------------------------------
     # Policy, frozen reference, optimizer (all ranks)
+    cost = Cost.of(policy)
     parallel.shard(policy, policy.layers(), policy.frozen_modules(), device, dtype)
     reference = None
     if config.kl_coef > 0:
@@ -137,16 +139,17 @@ def train(config: Config, inputs: Inputs, device: torch.device, live: Live | Non
         trainable, lr=config.lr, betas=(0.9, 0.999), weight_decay=config.weight_decay, fused=True
     )
 
-    def parameters():
+    def parameters(frozen: bool = True):
         """Every weight, whole, under its Hugging Face name (a collective: all ranks exhaust it)."""
-        return trainer_names(parallel.gather_parameters(policy, dtype))
+        return trainer_names(parallel.gather_parameters(policy, dtype, frozen=frozen))
 
-    def sync(check: bool) -> None:
-        """Trainer -> engine, which is asleep before and ready to generate after (all ranks)."""
+    def sync(check: bool, frozen: bool = engine.forgets) -> None:
+        """Trainer -> engine, which is asleep before and ready to generate after (all ranks). `frozen`: the frozen
+        tower too, which an engine that does not forget keeps from the first sync."""
         if device.type == "cuda":
             torch.cuda.empty_cache()  # what the trainer's allocator holds unused is memory the engine wakes into
         engine.wake("weights")
-        engine.sync(parameters())
+        engine.sync(parameters(frozen))
         if check:
             compare_copies(parameters(), engine.checksums())
         if device.type == "cuda":
@@ -196,7 +199,7 @@ def train(config: Config, inputs: Inputs, device: torch.device, live: Live | Non
     if state["step"] < max_steps:
         reader.clips.prefetch(ahead(planner, cursor, config.questions, config.tensor_parallel))
     # Resumed weights must get there; and it proves the way before the first round.
-    sync(check=config.checksum_every > 0)
+    sync(check=config.checksum_every > 0, frozen=True)
 
     def run_evaluation() -> dict | None:
         """Paired evaluation through the engine, which is awake (all ranks)."""
@@ -240,7 +243,15 @@ def train(config: Config, inputs: Inputs, device: torch.device, live: Live | Non
         with clock("generate"):
             mine = sorted(built)
             outputs = engine.generate(
-                [Request(built[i][0], sampling(config, plan[i].rollouts, plan[i].greedy), plan[i].seed) for i in mine]
+                [
+                    Request(
+                        built[i][0],
+                        sampling(config, plan[i].rollouts, plan[i].greedy),
+                        plan[i].seed,
+                        clip=plan[i].clip,
+                    )
+                    for i in mine
+                ]
             )
             engine.sleep()
         tokens = sum(len(rollout.ids) for out in outputs for rollout in out.rollouts)
@@ -261,18 +272,18 @@ def train(config: Config, inputs: Inputs, device: torch.device, live: Live | Non
             owned = owned_groups(len(plan), config.tensor_parallel)
             score(scorer, plan, groups, owned, numbers)
 
-        # D. pack: mini-batches by question, both branches together; as many packs on every rank
+        # D. pack: mini-batches by question, both branches together, each dealt over all ranks by its groups' tokens
         with clock("pack"):
-            members = [
-                [(groups[i], built[i][1]) for i in owned if plan[i].mini_batch == m and plan[i].trained]
-                for m in range(config.updates)
-            ]
             mini_batches = update.pack_mini_batches(
-                members,
-                spare=(groups[owned[0]], built[owned[0]][1]),
+                {i: (groups[i], built[i][1]) for i in mine},
+                [
+                    [i for i, item in enumerate(plan) if item.mini_batch == m and item.trained]
+                    for m in range(config.updates)
+                ],
                 questions=config.questions // config.updates,
                 tokens_per_pack=config.tokens_per_pack,
                 device=device,
+                numbers=numbers,
                 mask_truncated=config.mask_truncated,
             )
 
@@ -293,7 +304,12 @@ def train(config: Config, inputs: Inputs, device: torch.device, live: Live | Non
         with clock("update"):
             for packs in mini_batches:
                 policy_logps = update.backward(
-                    policy, packs, clip_eps=config.clip_eps, kl_coef=config.kl_coef, numbers=numbers
+                    policy,
+                    packs,
+                    clip_eps=config.clip_eps,
+                    kl_coef=config.kl_coef,
+                    numbers=numbers,
+                    importance_cap=config.importance_cap,
                 )
                 if config.updates == 1:
                     update.engine_gap(packs, policy_logps, numbers)
@@ -348,6 +364,7 @@ def train(config: Config, inputs: Inputs, device: torch.device, live: Live | Non
             numbers.add("data/quarantined", len(cursor.quarantined))
         numbers.max("memory/peak_gb", peak_memory_gb())
         clock.add_to(numbers)
+        add_speed(numbers, clock, mini_batches, cost, passes=3 + (config.updates > 1) + (reference is not None))
         values = numbers.reduce() | report_metrics(report)
         note_gap(state, values)
         if log:
@@ -509,7 +526,7 @@ def measure_gap(config, engine, policy, group: Group, encoded: EncodedPrompt, de
     (out,) = engine.generate([Request(group.prompt, sampling(config, config.rollouts), config.seed)])
     engine.sleep()
     fresh = dataclasses.replace(group, rollouts=out.rollouts, advantages=torch.zeros(config.rollouts))
-    packs = update.make_packs([(fresh, encoded)], questions=1, tokens_per_pack=1, device=device)
+    packs = update.make_packs([(fresh, encoded)], questions=1, tokens_per_pack=sys.maxsize, device=device)
     update.engine_gap(packs, update.logps(policy, packs), numbers)
 
 
@@ -539,7 +556,24 @@ class Clock:
     def add_to(self, numbers: Accumulator) -> None:
         for phase, seconds in self.seconds.items():
             numbers.add(f"time/{phase}", seconds)
-        numbers.add("time/round", time.perf_counter() - self.start)
+        numbers.add("time/round", self.elapsed())
+
+    def elapsed(self) -> float:
+        return time.perf_counter() - self.start
+
+
+def add_speed(
+    numbers: Accumulator, clock: Clock, mini_batches: list[list[update.Pack]], cost: Cost, *, passes: int
+) -> None:
+    """Throughput of a round on this rank; `passes`: forward passes that old, reference and update together equal."""
+    work = sum((pack.work for packs in mini_batches for pack in packs), Work())
+    seconds = clock.seconds["old_ref"] + clock.seconds["update"]
+    numbers.add("speed/logical_tokens_per_s", work.unshared_rows / seconds)
+    numbers.add("speed/physical_tokens_per_s", work.rows / seconds)
+    numbers.add("speed/tokens_per_s", work.unshared_rows / (clock.elapsed() - clock.seconds.get("eval", 0.0)))
+    peak = peak_flops(torch.cuda.get_device_name()) if torch.cuda.is_available() else None
+    if peak:
+        numbers.add("speed/mfu", (cost.tower(work) + passes * cost.trained(work)) / (seconds * peak))
 
 
 def peak_memory_gb() -> float:

@@ -655,7 +655,7 @@ class Pair:
             self.report.require(encoded.ids == out.prompt_ids, f"{label}: engine and trainer read different ids")
             zeros = torch.zeros(len(out.rollouts))
             group = Group(self.questions[kind], 0, prompt, out.prompt_ids, out.rollouts, advantages=zeros)
-            packs = update.make_packs([(group, encoded)], questions=1, tokens_per_pack=1, device=self.device)
+            packs = update.make_packs([(group, encoded)], questions=1, tokens_per_pack=sys.maxsize, device=self.device)
             (logps,) = update.logps(self.policy, packs)
             gap = (logps - packs[0].engine_logps).abs()
             found |= {f"{kind} mean": gap.mean().item(), f"{kind} max": gap.max().item()}

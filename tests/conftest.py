@@ -53,7 +53,9 @@ def shared_folder() -> Path:
     return folder
 
 
-def launch(script: str, *flags: object, ranks: int = 2, expect: int = 0) -> subprocess.CompletedProcess:
+def launch(
+    script: str, *flags: object, ranks: int = 2, expect: int = 0, timeout_s: float = 500
+) -> subprocess.CompletedProcess:
     """A script of the project over `ranks` processes, as a user starts it; fails where its exit code differs."""
     import torch
 
@@ -62,7 +64,7 @@ def launch(script: str, *flags: object, ranks: int = 2, expect: int = 0) -> subp
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"]
     command = [*(torchrun if ranks > 1 else [sys.executable]), script, *map(str, flags)]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=500)
+    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=timeout_s)
     assert done.returncode == expect, done.stdout[-2000:] + done.stderr[-4000:]
     return done
 

@@ -57,7 +57,9 @@ def main(folder: str, only_load: str = "") -> None:
     sampling = Sampling(n=8, temperature=1.0, max_tokens=24)
 
     def sample(source=engine, how=sampling):
-        return source.generate([Request(prompt, how, seed) for seed, prompt in enumerate(prompts, start=11)])
+        return source.generate(
+            [Request(prompt, how, seed, clip=f"clip {seed}") for seed, prompt in enumerate(prompts, start=11)]
+        )
 
     def gap(outputs, at: slice = slice(0, 2)) -> float:
         """Largest over some of the prompts, the clips if not said otherwise."""
@@ -74,6 +76,8 @@ def main(folder: str, only_load: str = "") -> None:
 
     def named():
         return [(name.removeprefix("hf."), p.detach().clone()) for name, p in policy.named_parameters()]
+
+    frozen = {name.removeprefix("hf.") for name, p in policy.named_parameters() if not p.requires_grad}
 
     def perturb(*parts: str) -> None:
         generator = torch.Generator().manual_seed(3)
@@ -115,6 +119,12 @@ def main(folder: str, only_load: str = "") -> None:
     facts["gap_synced"] = gap(synced)
     facts["gap_synced_images"], facts["gap_synced_text"] = gap(synced, IMAGES), gap(synced, TEXT)
     facts["checksums_synced"] = checksums_equal()
+    hashed = engine.generate([Request(prompt, sampling, seed) for seed, prompt in enumerate(prompts, start=11)])
+    facts["same_hashed"] = [r.ids for o in synced for r in o.rollouts] == [r.ids for o in hashed for r in o.rollouts]
+
+    perturb("merger", "language_model.layers")
+    engine.sync([(name, tensor) for name, tensor in named() if name not in frozen])
+    facts["gap_without_tower"], facts["checksums_without_tower"] = gap(sample()), checksums_equal()
 
     whole, inner = engine.drop_caches, engine.llm
     engine.drop_caches = lambda: [reset() for reset in (inner.llm_engine.reset_encoder_cache, inner.reset_mm_cache)]

@@ -24,7 +24,7 @@ OPTIONS = {
     "arrow_greedy", "std_scope", "advantage_eps", "mask_truncated", "repeat_data", "decode_workers", "decode_timeout",
     "cache_dir", "cache_gb",
     "lr", "lr_schedule", "warmup_steps", "weight_decay", "max_grad_norm", "clip_eps", "kl_coef", "dtype",
-    "gradient_checkpointing", "tokens_per_pack", "checksum_every", "scripted_reward",
+    "importance_cap", "gradient_checkpointing", "tokens_per_pack", "checksum_every", "scripted_reward",
 }  # fmt: skip
 
 
@@ -104,6 +104,7 @@ def test_the_defaults_hold_on_any_usual_number_of_ranks(ranks):
         ({"max_steps": -1}, 1, 1, "--max-steps"),
         ({"advantage_eps": 0.0}, 1, 1, "--advantage-eps"),
         ({"max_grad_norm": 0.0}, 1, 1, "--max-grad-norm"),
+        ({"importance_cap": 0.5}, 1, 1, "--importance-cap"),
         ({"w_aug": -1.0}, 1, 1, "--w-aug -1.0"),
         ({"lambda_d": float("nan")}, 1, 1, "--lambda-d nan"),
         ({"eval_every": -1}, 1, 1, "--eval-every -1"),

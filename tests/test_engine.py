@@ -52,6 +52,15 @@ def test_a_sync_carries_perturbed_merger_and_llm_into_the_engine(facts):
     assert facts["gap_synced"] <= FP32 and facts["checksums_synced"]
 
 
+def test_a_sync_need_not_bring_the_frozen_tower_again(facts):
+    assert facts["gap_without_tower"] <= FP32 and facts["checksums_without_tower"]
+
+
+def test_a_named_clip_is_sampled_as_a_hashed_one(facts):
+    """All other samples go by names, also across syncs, after which a name must not bring back its old features."""
+    assert facts["same_hashed"]
+
+
 def test_images_and_text_agree_as_clips_do(facts):
     """Also an image that the checkpoint's own processor would have shrunk, and before and after the sync."""
     assert facts["gap_start_images"] <= FP32 and facts["gap_start_text"] <= FP32

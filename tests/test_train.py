@@ -27,8 +27,8 @@ pytestmark = pytest.mark.slow
 TASKS = ["Temporal", "Spatial", "Static"]
 
 
-def run_train(*flags: object, ranks: int = 2, expect: int = 0) -> subprocess.CompletedProcess:
-    return launch("train.py", *flags, ranks=ranks, expect=expect)
+def run_train(*flags: object, ranks: int = 2, **how) -> subprocess.CompletedProcess:
+    return launch("train.py", *flags, ranks=ranks, **how)
 
 
 def rows_of(run_dir: Path) -> dict[int, dict]:
@@ -38,7 +38,7 @@ def rows_of(run_dir: Path) -> dict[int, dict]:
 
 
 def same_but_time(a: dict, b: dict) -> None:
-    skip = ("time/", "memory/", "rollout/tokens_per_s")
+    skip = ("time/", "memory/", "speed/", "rollout/tokens_per_s")
     names = [name for name in a if not name.startswith(skip)]
     assert {name: a[name] for name in names} == {name: b[name] for name in names}
 
@@ -63,7 +63,7 @@ def toy_run(toy_flags, tmp_path_factory):
     """Four rounds of CRPO from the shipped warm start, two ranks, fp32, saved after two and after four."""
     run_dir = tmp_path_factory.mktemp("runs") / "whole"
     run_train(*toy_flags, "--run-dir", run_dir, "--max-steps", 4, "--save-every", 2, "--dtype", "float32", "--lr", 1e-4,
-              "--updates", 2, "--samples-every", 2, "--checksum-every", 1)  # fmt: skip
+              "--updates", 2, "--samples-every", 2, "--checksum-every", 1, "--importance-cap", 2)  # fmt: skip
     return run_dir
 
 
@@ -80,7 +80,8 @@ def test_one_epoch_of_repeated_data_visits_each_row_twice_and_samples_anew(tmp_p
     assert sorted(question.row for _, question in visits) == sorted([*range(1, 6)] * 2)
     assert {epoch for epoch, _ in visits} == {0}
     planner = Planner(METHODS["grpo"], train.settings_of_method(config), 10, config.seed)
-    assert len({item.seed for item in planner.plan(visits)}) == 10
+    plan = planner.plan(visits)
+    assert len({item.seed for item in plan}) == len({item.clip for item in plan}) == 10
 
 
 def test_a_run_leaves_what_a_person_looks_for(toy_run):
@@ -91,7 +92,10 @@ def test_a_run_leaves_what_a_person_looks_for(toy_run):
     unused = {name for name in METRICS if "*" not in name} - {name for row in rows.values() for name in row}
     others = {f"reward/{term}" for term in ("temporal", "length", "shuffled_correct", "reverse", "reverse_correct",
                                             "aug_correct")}  # fmt: skip
-    assert unused <= others | {"data/single_branch"}, unused
+    assert unused <= others | {"data/single_branch", "speed/mfu"}, unused
+    for row in list(rows.values())[1:]:
+        assert row["speed/logical_tokens_per_s"] > row["speed/physical_tokens_per_s"] > 0
+        assert row["speed/logical_tokens_per_s"] > row["speed/tokens_per_s"] > 0 and row["speed/imbalance"] >= 1
     summary = json.loads((toy_run / "summary.json").read_text())
     for side in ("before", "after"):
         assert 0 <= summary[side]["pair_acc"] <= summary[side]["acc"] <= 100
@@ -113,6 +117,7 @@ def test_gap_holds_after_every_sync(toy_run):
     assert all(rows[step]["policy/engine_gap_max"] <= 1e-5 for step in range(1, 5))
     assert json.loads((toy_run / "summary.json").read_text())["engine_gap_max"] <= 1e-5
     assert all(rows[step]["policy/grad_norm"] > 0 for step in range(1, 5))
+    assert all(rows[step]["policy/importance_mean"] == pytest.approx(1, abs=1e-5) for step in range(1, 5))
 
 
 def test_two_rounds_and_a_resume_equal_four(toy_run, toy_flags, tmp_path):
@@ -121,7 +126,8 @@ def test_two_rounds_and_a_resume_equal_four(toy_run, toy_flags, tmp_path):
     shutil.rmtree(part / "checkpoints" / "step_000004")
     (part / "checkpoints" / "step_000003").mkdir()  # no marker: was being written when the machine died
     done = run_train(*toy_flags, "--run-dir", part, "--max-steps", 4, "--save-every", 2, "--dtype", "float32",
-                     "--lr", 1e-4, "--updates", 2, "--samples-every", 2, "--checksum-every", 1)  # fmt: skip
+                     "--lr", 1e-4, "--updates", 2, "--samples-every", 2, "--checksum-every", 1,
+                     "--importance-cap", 2)  # fmt: skip
     assert "after round 2" in done.stdout
     whole, resumed = rows_of(toy_run), rows_of(part)
     for step in (3, 4):
@@ -147,6 +153,25 @@ def test_bf16_gap_and_tensor_parallel_two(toy_flags, tmp_path):
     run_train(*toy_flags, "--run-dir", run_dir, "--max-steps", 2, "--tensor-parallel", 2, "--checksum-every", 1)
     rows = rows_of(run_dir)  # ranks that sampled different tokens, or a tensor that differs, would have stopped the run
     assert all(rows[step]["policy/engine_gap_mean"] <= 2e-3 for step in (1, 2))
+
+
+def test_tensor_parallel_two_by_data_parallel_two(toy_flags, tmp_path):
+    """Four ranks, two engines. Ranks of an engine that sampled different tokens would have stopped the run, and so
+    would a tensor that differs after the sync; and four ranks sample and train what one does."""
+    flags = (*toy_flags, "--eval-file", "", "--dtype", "float32", "--questions", 4, "--checksum-every", 1, "--lr", 1e-4,
+             "--no-export", "--samples-every", 1, "--engine-cpu-cache-mb", 64)  # fmt: skip
+    run_train(*flags, "--run-dir", tmp_path / "four", "--max-steps", 2, "--tensor-parallel", 2, ranks=4, timeout_s=900)
+    run_train(*flags, "--run-dir", tmp_path / "one", "--max-steps", 1, ranks=1)
+    four, one = rows_of(tmp_path / "four"), rows_of(tmp_path / "one")
+    assert all(four[step]["policy/engine_gap_max"] <= 1e-5 for step in (1, 2)) and four[1]["policy/grad_norm"] > 0
+    texts = [
+        [rollout["text"] for branch in sample["branches"] for rollout in branch["rollouts"]]
+        for run in ("four", "one")
+        for sample in [json.loads((tmp_path / run / "samples.jsonl").read_text().splitlines()[0])]
+    ]
+    assert texts[0] == texts[1]
+    for name in ("policy/loss", "policy/grad_norm", "rollout/completion_tokens"):
+        assert four[1][name] == pytest.approx(one[1][name], rel=1e-4), name
 
 
 def test_real_clips_train_with_a_scripted_reward(tiny_folder, shared_folder, tmp_path):

@@ -7,6 +7,7 @@ that differ only in the order of their sums agree to 1e-6 over the whole gradien
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import pytest
@@ -18,6 +19,7 @@ import update
 from episode import Group
 from metrics import Accumulator
 from model import EncodedPrompt, load_policy, load_processor, trainer_names
+from packing import split_by_completion
 
 CLIP_EPS, BETA = 0.2, 0.7
 SLOW_TOLERANCE = 1e-5
@@ -48,8 +50,11 @@ class Batch:
     gradients: dict[str, torch.Tensor]
 
 
-def slow_loop(hf, processor, questions: list[list[Member]], banned) -> tuple[float, float, list, list, int]:
-    """Eq. 6 with the KL penalty, word by word; adds the gradient of the loss to `hf`'s parameters."""
+def slow_loop(
+    hf, processor, questions: list[list[Member]], banned, importance_cap: float | None = None
+) -> tuple[float, float, list, list, int]:
+    """Eq. 6 with the KL penalty, word by word; adds the gradient of the loss to `hf`'s parameters. With a cap each term
+    of Eq. 6 weighs by truncated old / engine probability."""
     loss, objective, ratios, kls, cut = 0.0, 0.0, [], [], 0
     for branches in questions:  # mean over questions
         for member in branches:  # sum of the branches
@@ -62,23 +67,27 @@ def slow_loop(hf, processor, questions: list[list[Member]], banned) -> tuple[flo
                 surrogate, penalty = 0.0, 0.0
                 for t in range(len(rollout.ids)):  # mean over the tokens of the completion
                     rho = torch.exp(logps[t] - member.old[i][t].double())
+                    weight = 1.0
+                    if importance_cap is not None:
+                        engine = math.exp(member.old[i][t].item() - rollout.engine_logps[t].item())
+                        weight = importance_cap if engine > importance_cap else engine
                     ratios.append(rho.item())
                     if A > 0 and rho.item() > 1 + CLIP_EPS:
-                        surrogate += (1 + CLIP_EPS) * A  # a constant: no gradient
+                        surrogate += weight * (1 + CLIP_EPS) * A  # a constant: no gradient
                         cut += 1
                     elif A < 0 and rho.item() < 1 - CLIP_EPS:
-                        surrogate += (1 - CLIP_EPS) * A
+                        surrogate += weight * (1 - CLIP_EPS) * A
                         cut += 1
                     else:
-                        surrogate += rho * A
+                        surrogate += weight * rho * A
                     d = member.ref[i][t].double() - logps[t]
                     kls.append((torch.exp(d) - d - 1).item())
                     penalty += torch.exp(d) - d - 1
-                weight = 1 / (len(questions) * G * len(rollout.ids))
-                part = weight * (BETA * penalty - surrogate)
+                share = 1 / (len(questions) * G * len(rollout.ids))
+                part = share * (BETA * penalty - surrogate)
                 part.backward()
                 loss += part.item()
-                objective += weight * BETA * penalty.item() - part.item()
+                objective += share * BETA * penalty.item() - part.item()
     return loss, objective, ratios, kls, cut
 
 
@@ -123,21 +132,31 @@ def batch(tiny_folder):
 
 
 def packs_of(members: list[Member], *, questions: int, tokens_per_pack: int) -> list[update.Pack]:
+    """Packs with the made-up log-probs: the token ids of a completion tell whose they are."""
     packs = update.make_packs(
         [(member.group, member.encoded) for member in members],
         questions=questions, tokens_per_pack=tokens_per_pack, device=CPU,
     )  # fmt: skip
-    sizes = [len(pack.weights) for pack in packs]
-    old, ref = (
-        torch.cat([v for member in members for v in getattr(member, name)]).split(sizes) for name in ("old", "ref")
-    )
-    return [replace(pack, old_logps=o, ref_logps=r) for pack, o, r in zip(packs, old, ref, strict=True)]
+    return [with_made_up(pack, members) for pack in packs]
 
 
-def run_backward(policy, packs) -> dict:
+def with_made_up(pack: update.Pack, members: list[Member]) -> update.Pack:
+    made_up = {
+        rollout.ids: (old, ref)
+        for member in members
+        for rollout, old, ref in zip(member.group.rollouts, member.old, member.ref, strict=True)
+    }
+    ids = [tuple(part.tolist()) for part in split_by_completion(pack.inputs.row.targets, pack.inputs.row)]
+    if pack.idle:
+        return replace(pack, old_logps=torch.zeros(1), ref_logps=torch.zeros(1))
+    old, ref = (torch.cat([made_up[tokens][k] for tokens in ids]) for k in (0, 1))
+    return replace(pack, old_logps=old, ref_logps=ref)
+
+
+def run_backward(policy, packs, **more) -> dict:
     """Gradients by Hugging Face name, and the metrics with the mini-batch counted once."""
     numbers = Accumulator()
-    update.backward(policy, packs, clip_eps=CLIP_EPS, kl_coef=BETA, numbers=numbers)
+    update.backward(policy, packs, clip_eps=CLIP_EPS, kl_coef=BETA, numbers=numbers, **more)
     if parallel.is_main():
         numbers.add("policy/loss", 0.0)
         numbers.add("policy/objective", 0.0)
@@ -149,15 +168,27 @@ def run_backward(policy, packs) -> dict:
     return {"gradients": gradients, "metrics": numbers.reduce(), "packs": len(packs)}
 
 
-def sharded_gradient(folder: str, shares: list[list[Member]], questions: int, tokens_per_pack: int) -> dict:
-    """On each rank: its share of the mini-batch through FSDP, as train.py does it."""
+def sharded_gradient(folder: str, members: list[Member], sampled_by: list[int], tokens_per_pack: int) -> dict:
+    """On each rank: the mini-batch of three questions through FSDP, as train.py does it; `sampled_by`: each group's
+    rank."""
     device = parallel.start(timeout_minutes=1)
     policy = load_policy(folder).train()
     parallel.shard(policy, policy.layers(), policy.frozen_modules(), device, torch.float32)
-    share = shares[torch.distributed.get_rank()]
-    packs = packs_of(share, questions=questions, tokens_per_pack=tokens_per_pack)
-    count = max(parallel.gather_objects(len(packs)))
-    return run_backward(policy, update.keep_in_step(packs, packs[0], count)) | {"own_packs": len(packs)}
+    here = torch.distributed.get_rank()
+    held = {i: (m.group, m.encoded) for i, m in enumerate(members) if sampled_by[i] == here}
+    (packs,) = update.pack_mini_batches(
+        held,
+        [range(len(members))],
+        questions=3,
+        tokens_per_pack=tokens_per_pack,
+        device=device,
+        numbers=Accumulator(),
+    )
+    rows = [pack.inputs.row for pack in packs if not pack.idle]
+    completions = [tuple(ids.tolist()) for row in rows for ids in split_by_completion(row.targets, row)]
+    own = [i for i, m in enumerate(members) if {r.ids for r in m.group.rollouts if r.ids} & set(completions)]
+    result = run_backward(policy, [with_made_up(pack, members) for pack in packs])
+    return result | {"own_packs": len(rows), "tokens": sum(len(row.ids) for row in rows), "own": own}
 
 
 @pytest.fixture
@@ -207,13 +238,44 @@ def test_one_process_equals_the_slow_loop(batch, local):
     assert metrics["policy/clip_fraction"] == pytest.approx(batch.clip_fraction)
 
 
+def test_truncated_importance_weights_equal_the_slow_loop(batch, local, tiny_folder):
+    """Engine log-probs some 0.4 nats off, so that a third of the weights is cut at 1.2."""
+    generator, cap, weights, questions = torch.Generator().manual_seed(9), 1.2, [], []
+    for branches in batch.questions:
+        questions.append([])
+        for member in branches:
+            off = [0.4 * torch.randn(old.shape, generator=generator) for old in member.old]
+            rollouts = [
+                replace(rollout, engine_logps=(old - noise))
+                for rollout, old, noise in zip(member.group.rollouts, member.old, off, strict=True)
+            ]
+            weights += [torch.exp(old - r.engine_logps) for old, r in zip(member.old, rollouts, strict=True)]
+            questions[-1].append(replace(member, group=replace(member.group, rollouts=rollouts)))
+    hf = load_policy(tiny_folder).hf.double()
+    with true_float64():
+        loss, *_ = slow_loop(hf, load_processor(tiny_folder), questions, local.policy.banned_ids, cap)
+    expected = {name: p.grad for name, p in hf.named_parameters() if p.grad is not None}
+    packs = packs_of(flat(questions), questions=3, tokens_per_pack=150)
+    result = run_backward(local.policy, packs, importance_cap=cap)
+    assert relative_difference(result["gradients"], expected) <= SLOW_TOLERANCE
+    assert relative_difference(result["gradients"], batch.gradients) > 0.01, "the weights must matter"
+    assert result["metrics"]["policy/loss"] == pytest.approx(loss, rel=1e-5)
+    weights_C = torch.cat(weights)
+    assert result["metrics"]["policy/importance_mean"] == pytest.approx(
+        weights_C.clamp(max=cap).mean().item(), rel=1e-5
+    )
+    truncated = result["metrics"]["policy/importance_truncated"]
+    assert truncated == pytest.approx((weights_C > cap).float().mean().item()) and 0.2 < truncated < 0.5
+
+
 @pytest.mark.parametrize("tokens_per_pack", [1, 150, 220])
 def test_other_packs_same_gradient(batch, local, tokens_per_pack):
+    """At 1 every completion stands alone with its prompt, and still weighs by the G of its group."""
     whole = local(flat(batch.questions))
     split = local(flat(batch.questions), tokens_per_pack=tokens_per_pack)
-    assert split["packs"] == {1: 5, 150: 3, 220: 2}[tokens_per_pack]
+    assert split["packs"] == {1: 14, 150: 3, 220: 2}[tokens_per_pack]
     assert_same(split["gradients"], whole["gradients"])
-    assert split["metrics"]["policy/loss"] == pytest.approx(whole["metrics"]["policy/loss"], rel=1e-6)
+    assert split["metrics"]["policy/loss"] == pytest.approx(whole["metrics"]["policy/loss"], rel=2e-6)
     assert split["metrics"]["policy/clip_fraction"] == pytest.approx(whole["metrics"]["policy/clip_fraction"])
 
 
@@ -240,8 +302,7 @@ def test_the_denominator_is_the_mini_batchs_and_not_the_packs(batch, local):
 
 
 def test_without_old_log_probs_the_ratio_is_one_and_the_gradient_the_policy_gradient(batch, local):
-    members = flat(batch.questions)
-    packs = packs_of(members, questions=3, tokens_per_pack=10**6)
+    packs = packs_of(flat(batch.questions), questions=3, tokens_per_pack=10**6)
     packs = [replace(pack, old_logps=None, ref_logps=None) for pack in packs]
     result = run_backward(local.policy, packs)
     got = result["gradients"]
@@ -257,29 +318,37 @@ def test_without_old_log_probs_the_ratio_is_one_and_the_gradient_the_policy_grad
 
 def test_idle_packs_change_neither_gradient_nor_numbers(batch, local):
     members = flat(batch.questions)
-    packs = packs_of(members, questions=3, tokens_per_pack=1)
+    packs = packs_of(members, questions=3, tokens_per_pack=220)
     expected = run_backward(local.policy, packs)
     local.policy.zero_grad()
-    kept = update.keep_in_step(packs, packs[-1], 8)
-    assert len(kept) == 8 and kept[:5] == packs and all(not pack.weights.any() for pack in kept[5:])
-    assert packs[-1].weights.all(), "the spare itself keeps its weight"
-    got = run_backward(local.policy, kept)
+    got = run_backward(local.policy, [*packs, *[with_made_up(update.idle_pack(CPU), members)] * 3])
     assert relative_difference(got["gradients"], expected["gradients"]) <= 1e-7
     assert got["metrics"] == pytest.approx(expected["metrics"])
 
 
-def test_keep_in_step_fills_an_empty_rank(batch):
-    packs = packs_of(batch.questions[2], questions=3, tokens_per_pack=1)
-    assert len(update.keep_in_step([], packs[0], 2)) == 2
+def test_a_pack_without_a_token_to_train_runs_and_leaves_no_gradient(batch, local):
+    """Every completion empty, or every one cut off and masked."""
+    member = batch.questions[0][0]
+    empty = [replace(rollout, ids=(), engine_logps=torch.zeros(0)) for rollout in member.group.rollouts]
+    cut = [replace(rollout, finish="length") for rollout in member.group.rollouts]
+    for rollouts in (empty, cut):
+        group = replace(member.group, rollouts=rollouts)
+        packs = update.make_packs(
+            [(group, member.encoded)], questions=3, tokens_per_pack=10**6, device=CPU, mask_truncated=True
+        )
+        result = run_backward(local.policy, packs)
+        assert all(not gradient.any() for gradient in result["gradients"].values())
+        assert result["metrics"]["policy/loss"] == 0
+        local.policy.zero_grad()
 
 
 def test_engine_gap_counts_trained_tokens_only(batch, local):
-    packs = packs_of(batch.questions[2], questions=3, tokens_per_pack=1)
+    packs = packs_of(batch.questions[2], questions=3, tokens_per_pack=10**6)
     numbers = Accumulator()
     mine = [pack.engine_logps + torch.linspace(-0.5, 0.25, len(pack.weights)) for pack in packs]
     update.engine_gap(packs, mine, numbers)
-    idle = update.keep_in_step([], packs[0], 1)
-    update.engine_gap(idle, [torch.full_like(idle[0].weights, 9.0)], numbers)
+    idle = update.idle_pack(CPU)
+    update.engine_gap([idle], [torch.full_like(idle.weights, 9.0)], numbers)
     values = numbers.reduce()
     assert values["policy/engine_gap_max"] == pytest.approx(0.5)
     assert values["policy/engine_gap_mean"] == pytest.approx(torch.linspace(-0.5, 0.25, 11).abs().mean().item())
@@ -300,7 +369,8 @@ def test_logps_carry_no_gradient_and_equal_backwards(batch, local):
 
 @pytest.fixture(scope="module")
 def one_rank(batch, tiny_folder):
-    return run_ranks(sharded_gradient, 1, tiny_folder, [flat(batch.questions)], 3, 10**6)[0]
+    members = flat(batch.questions)
+    return run_ranks(sharded_gradient, 1, tiny_folder, members, [0] * len(members), 10**6)[0]
 
 
 @pytest.mark.slow
@@ -308,37 +378,32 @@ def test_one_rank_equals_the_slow_loop(batch, one_rank):
     check_against_slow_loop(one_rank, batch, "one rank")
 
 
-def check_two_ranks(batch, one_rank, tiny_folder, shares, tokens_per_pack, own_packs):
-    results = run_ranks(sharded_gradient, 2, tiny_folder, shares, 3, tokens_per_pack)
-    assert [result["own_packs"] for result in results] == own_packs
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "sampled_by, tokens_per_pack",
+    [
+        ([0, 1, 0, 1, 0], 10**6),  # dealt in turn, as the plan does: branches of a question on two ranks
+        ([0, 0, 1, 1, 1], 10**6),  # one question against two
+        ([0, 0, 0, 0, 0], 150),  # all sampled by one rank: half of it travels; several packs
+        ([1, 1, 1, 1, 0], 1),  # rank 0 sampled the text alone; every completion is a pack of its own
+    ],
+)
+def test_two_ranks_equal_the_slow_loop_whoever_sampled_what(batch, one_rank, tiny_folder, sampled_by, tokens_per_pack):
+    """Neither a mean over ranks nor one over tokens would agree; and no rank hangs with fewer packs than the other."""
+    members = flat(batch.questions)
+    results = run_ranks(sharded_gradient, 2, tiny_folder, members, sampled_by, tokens_per_pack)
+    assert results[0]["packs"] == results[1]["packs"] >= max(result["own_packs"] for result in results)
+    if tokens_per_pack == 10**6:
+        assert sorted(results[0]["own"] + results[1]["own"]) >= list(range(len(members)))
+    if not any(sampled_by):
+        assert results[1]["own"], "rank 1 trains on what rank 0 sampled"
+    assert max(r["tokens"] for r in results) <= 0.75 * sum(r["tokens"] for r in results)
     for rank, result in enumerate(results):
         check_against_slow_loop(result, batch, f"rank {rank} of 2")
         print(f"rank {rank} of 2 against one rank:", assert_same(result["gradients"], one_rank["gradients"]))
         for name in ("loss", "objective", "kl", "entropy", "logp_mean", "clip_fraction", "ratio_max"):
             value, expected = (r["metrics"][f"policy/{name}"] for r in (result, one_rank))
             assert value == pytest.approx(expected, rel=1e-6, abs=5e-7), name  # the objective's signs nearly cancel
-
-
-@pytest.mark.slow
-def test_unequal_lengths_on_two_ranks_equal_the_slow_loop(batch, one_rank, tiny_folder):
-    """One question against two, 26 tokens against 38: neither a mean over ranks nor one over tokens would agree."""
-    shares = [flat(batch.questions[:1]), flat(batch.questions[1:])]
-    check_two_ranks(batch, one_rank, tiny_folder, shares, 10**6, [1, 1])
-
-
-@pytest.mark.slow
-def test_the_branches_of_a_question_may_lie_on_two_ranks(batch, one_rank, tiny_folder):
-    members = flat(batch.questions)
-    check_two_ranks(batch, one_rank, tiny_folder, [members[::2], members[1::2]], 10**6, [1, 1])
-
-
-@pytest.mark.slow
-def test_a_text_pack_beside_video_packs_and_fewer_packs_neither_hang_nor_change_the_gradient(
-    batch, one_rank, tiny_folder
-):
-    """Rank 0 holds the text question only, one pack; rank 1 four packs with clips. Rank 0's idle packs are text too."""
-    shares = [flat(batch.questions[2:]), flat(batch.questions[:2])]
-    check_two_ranks(batch, one_rank, tiny_folder, shares, 1, [1, 4])
 
 
 @pytest.mark.slow
