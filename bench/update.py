@@ -40,7 +40,8 @@ from bench.workload import (
     packs_of,
     seconds_of,
 )
-from model import Policy, packed_tokens
+from episode import Group
+from model import EncodedPrompt, Policy, packed_tokens
 from pictures import table
 from update import Pack
 
@@ -124,17 +125,22 @@ class Prepared:
     policy: Policy
     hf: Qwen3VLForConditionalGeneration
     """The shipped model over the policy's parameters."""
-    packs: list[Pack]
+    members: list[tuple[Group, EncodedPrompt]]
+    tokens_per_pack: int
     batch: NaiveBatch
     lengths: list[list[int]]
     """Completion lengths of each group."""
     clip: Clip
     counts: Counts
 
+    def packs(self) -> list[Pack]:
+        """Made anew for each run: what an earlier pass has left in them, such as the tower's states, is not reused."""
+        return packs_of(self.members, self.tokens_per_pack, self.hf.device)
+
     def run(self, way: str) -> torch.Tensor:
         """Gradients into the parameters; returns the log-probs (C,)."""
         if way == "packed":
-            return packed_update(self.policy, self.packs)
+            return packed_update(self.policy, self.packs())
         tower_per_rollout = way == "naive, tower per rollout"
         return naive_update(self.hf, self.policy.banned_ids, self.batch, tower_per_rollout=tower_per_rollout)
 
@@ -154,9 +160,10 @@ def prepare(args: BenchArgs, device: torch.device) -> Prepared:
     members = make_members(
         policy, processor, prompt_tokens=args.prompt_tokens, lengths=lengths, clip=clip, seed=args.seed
     )
-    packs = packs_of(members, args.tokens_per_pack or sum(packed_tokens(group) for group, _ in members), device)
-    batch = naive_batch(hf, members, packs)
-    return Prepared(policy, hf, packs, batch, lengths, clip, count(build_config(shape, processor.tokenizer)))
+    tokens_per_pack = args.tokens_per_pack or sum(packed_tokens(group) for group, _ in members)
+    batch = naive_batch(hf, members, packs_of(members, tokens_per_pack, device))
+    counts = count(build_config(shape, processor.tokenizer))
+    return Prepared(policy, hf, members, tokens_per_pack, batch, lengths, clip, counts)
 
 
 def measure(args: BenchArgs) -> dict:
@@ -218,7 +225,7 @@ def sizes(args: BenchArgs, ready: Prepared, seconds: float, rate: float) -> dict
         "matmul_flops_per_s": rate,
         "mfu": flops / seconds / rate,
         "parameters": ready.counts.total,
-        "packs": len(ready.packs),
+        "packs": len(ready.packs()),
         "lengths": ready.lengths,
         "machine": machine(device_of(args.device)),
         "arguments": {name: value for name, value in vars(args).items() if name != "json"},
