@@ -63,26 +63,6 @@ GAP_LIMITS = {"float32": (2e-3, 3e-2), "bfloat16": (5e-2, 1.0)}
 attention may use TF32), and a wrong weight or stale cache costs far more."""
 EXPECTED_GAP = "a CPU shows 2e-7 / 1e-6 in float32, 1e-3 / 8e-3 in bfloat16"
 
-SIZES: dict[str, tuple[dict, dict]] = {
-    "tiny": (
-        dict(hidden=128, intermediate=384, layers=4, heads=4, kv_heads=2, head_dim=32, vocab=4096, tied=True),
-        dict(hidden=96, intermediate=192, depth=3, heads=4, deepstack=(0, 1), positions=16),
-    ),
-    "2B": (
-        dict(hidden=2048, intermediate=6144, layers=28, heads=16, kv_heads=8, head_dim=128, vocab=151936, tied=True),
-        dict(hidden=1024, intermediate=4096, depth=24, heads=16, deepstack=(5, 11, 17), positions=2304),
-    ),
-    "4B": (
-        dict(hidden=2560, intermediate=9728, layers=36, heads=32, kv_heads=8, head_dim=128, vocab=151936, tied=True),
-        dict(hidden=1024, intermediate=4096, depth=24, heads=16, deepstack=(5, 11, 17), positions=2304),
-    ),
-    "8B": (
-        dict(hidden=4096, intermediate=12288, layers=36, heads=32, kv_heads=8, head_dim=128, vocab=151936, tied=False),
-        dict(hidden=1152, intermediate=4304, depth=27, heads=16, deepstack=(8, 16, 24), positions=2304),
-    ),
-}
-"""Dimensions of Qwen3-VL: (language model, vision tower)."""
-
 
 @dataclass
 class Options:
@@ -809,48 +789,16 @@ def checkpoint_folder(options: Options) -> Path:
     return Path(options.out) / f"checkpoint-{options.size}"
 
 
-def build_config(size: str, tokenizer):
-    """Qwen3-VL's configuration at one of SIZES, with the toy tokenizer's special tokens."""
-    from transformers import Qwen3VLConfig
-
-    from toy.model import SPECIAL_TOKENS
-
-    text, vision = SIZES[size]
-    tiny = size == "tiny"
-    ids = {token: tokenizer.convert_tokens_to_ids(token) for token in SPECIAL_TOKENS}
-    theta, section = (1e4, [8, 4, 4]) if tiny else (5e6, [24, 20, 20])
-    config = Qwen3VLConfig(
-        text_config=dict(
-            vocab_size=text["vocab"], hidden_size=text["hidden"], intermediate_size=text["intermediate"],
-            num_hidden_layers=text["layers"], num_attention_heads=text["heads"], num_key_value_heads=text["kv_heads"],
-            head_dim=text["head_dim"], max_position_embeddings=8192 if tiny else 262144, rope_theta=theta,
-            rope_scaling=dict(rope_type="default", rope_theta=theta, mrope_section=section, mrope_interleaved=True),
-            tie_word_embeddings=text["tied"], bos_token_id=None, eos_token_id=ids["<|im_end|>"],
-            pad_token_id=ids["<|endoftext|>"],
-        ),
-        vision_config=dict(
-            depth=vision["depth"], hidden_size=vision["hidden"], intermediate_size=vision["intermediate"],
-            num_heads=vision["heads"], out_hidden_size=text["hidden"], patch_size=16, spatial_merge_size=2,
-            temporal_patch_size=2, num_position_embeddings=vision["positions"],
-            deepstack_visual_indexes=list(vision["deepstack"]),
-        ),
-        image_token_id=ids["<|image_pad|>"], video_token_id=ids["<|video_pad|>"],
-        vision_start_token_id=ids["<|vision_start|>"], vision_end_token_id=ids["<|vision_end|>"],
-        tie_word_embeddings=text["tied"],
-    )  # fmt: skip
-    config.eos_token_id, config.pad_token_id = ids["<|im_end|>"], ids["<|endoftext|>"]
-    return config
-
-
 def build_checkpoint(size: str, folder: Path, device: str) -> dict[str, float]:
     """Write a random bfloat16 checkpoint -> parameter counts in billions."""
     import torch
     from transformers import GenerationConfig, Qwen3VLForConditionalGeneration
 
+    from bench.shapes import SHAPES, build_config
     from toy import model as toy
 
     tokenizer = toy.build_tokenizer()
-    config = build_config(size, tokenizer)
+    config = build_config(SHAPES[size], tokenizer)
     default = torch.get_default_dtype()
     torch.set_default_dtype(torch.bfloat16)
     try:

@@ -1,0 +1,207 @@
+"""Sizes of Qwen3-VL: the published ones, two small ones, and what each costs in parameters and FLOPs.
+
+The numbers of 2B, 4B and 8B stand in `config.json` of Qwen/Qwen3-VL-{2B,4B,8B}-Instruct on the Hugging Face hub; their
+weights add up to the published 2,127,532,032, 4,437,815,808 and 8,767,123,696 parameters (tests/test_bench.py).
+
+Axes: G rollouts, P prompt tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
+
+from model import Policy
+from toy.model import MERGE, PATCH, SPECIAL_TOKENS, TEMPORAL_PATCH
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Dimensions of a Qwen3-VL; the first eight of its language model, the rest of its vision tower."""
+
+    hidden: int
+    intermediate: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    vocab: int
+    tied: bool
+    """Whether the head shares the embedding's weight."""
+    vision_hidden: int
+    vision_intermediate: int
+    vision_depth: int
+    vision_heads: int
+    deepstack: tuple[int, ...]
+    vision_positions: int
+
+
+SHAPES = {
+    "tiny": Shape(128, 384, 4, 4, 2, 32, 4096, True, 96, 192, 3, 4, (0, 1), 16),
+    "20M": Shape(512, 1536, 6, 8, 2, 64, 1024, True, 96, 192, 3, 4, (0, 1), 16),
+    "2B": Shape(2048, 6144, 28, 16, 8, 128, 151936, True, 1024, 4096, 24, 16, (5, 11, 17), 2304),
+    "4B": Shape(2560, 9728, 36, 32, 8, 128, 151936, True, 1024, 4096, 24, 16, (5, 11, 17), 2304),
+    "8B": Shape(4096, 12288, 36, 32, 8, 128, 151936, False, 1152, 4304, 27, 16, (8, 16, 24), 2304),
+}
+CLIP_CELL = PATCH * MERGE  # pixels of one vision token's side
+PATCHES_PER_TOKEN = MERGE * MERGE
+
+
+def build_config(shape: Shape, tokenizer) -> Qwen3VLConfig:
+    """The configuration of that size, with this tokenizer's special tokens."""
+    ids = {token: tokenizer.convert_tokens_to_ids(token) for token in SPECIAL_TOKENS}
+    published = shape.head_dim == 128
+    theta = 5e6 if published else 1e4
+    section = [24, 20, 20] if published else [shape.head_dim // 4, shape.head_dim // 8, shape.head_dim // 8]
+    config = Qwen3VLConfig(
+        text_config=dict(
+            vocab_size=shape.vocab,
+            hidden_size=shape.hidden,
+            intermediate_size=shape.intermediate,
+            num_hidden_layers=shape.layers,
+            num_attention_heads=shape.heads,
+            num_key_value_heads=shape.kv_heads,
+            head_dim=shape.head_dim,
+            max_position_embeddings=262144 if published else 8192,
+            rope_theta=theta,
+            rope_scaling=dict(rope_type="default", rope_theta=theta, mrope_section=section, mrope_interleaved=True),
+            tie_word_embeddings=shape.tied,
+            bos_token_id=None,
+            eos_token_id=ids["<|im_end|>"],
+            pad_token_id=ids["<|endoftext|>"],
+        ),
+        vision_config=dict(
+            depth=shape.vision_depth,
+            hidden_size=shape.vision_hidden,
+            intermediate_size=shape.vision_intermediate,
+            num_heads=shape.vision_heads,
+            out_hidden_size=shape.hidden,
+            patch_size=PATCH,
+            spatial_merge_size=MERGE,
+            temporal_patch_size=TEMPORAL_PATCH,
+            num_position_embeddings=shape.vision_positions,
+            deepstack_visual_indexes=list(shape.deepstack),
+        ),
+        image_token_id=ids["<|image_pad|>"],
+        video_token_id=ids["<|video_pad|>"],
+        vision_start_token_id=ids["<|vision_start|>"],
+        vision_end_token_id=ids["<|vision_end|>"],
+        tie_word_embeddings=shape.tied,
+    )
+    config.eos_token_id, config.pad_token_id = ids["<|im_end|>"], ids["<|endoftext|>"]
+    return config
+
+
+# -- parameters --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Parameters; `*_matmul`: of the matrices that a token passes through, the only ones that cost FLOPs."""
+
+    total: int
+    frozen: int
+    """Vision encoder without its mergers."""
+    layers_matmul: int
+    head_matmul: int
+    tower_matmul: int
+    mergers_matmul: int
+
+    @property
+    def trained(self) -> int:
+        return self.total - self.frozen
+
+
+def count(config: Qwen3VLConfig) -> Counts:
+    """Counts of a model that is never allocated (the meta device)."""
+    with torch.device("meta"):
+        policy = Policy(Qwen3VLForConditionalGeneration(config), (), 1.0)
+    visual = policy.hf.model.visual
+    return Counts(
+        total=sum(p.numel() for p in policy.parameters()),  # a tied head once
+        frozen=sum(p.numel() for module in policy.frozen_modules() for p in module.parameters()),
+        layers_matmul=_matmul(policy.layers()),
+        head_matmul=policy.hf.lm_head.weight.numel(),
+        tower_matmul=_matmul([visual.patch_embed, *visual.blocks]),
+        mergers_matmul=_matmul([visual.merger, visual.deepstack_merger_list]),
+    )
+
+
+def _matmul(modules: Sequence[nn.Module]) -> int:
+    weights = (m.weight for module in modules for m in module.modules() if isinstance(m, nn.Linear | nn.Conv3d))
+    return sum(weight.numel() for weight in weights)
+
+
+# -- FLOPs: one multiply-add is two ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one pass over one group computes."""
+
+    rows: int
+    """Tokens through the layers."""
+    pairs: int
+    """(query, key) pairs that may attend."""
+    head_rows: int
+    """Rows whose logits exist."""
+    vision_tokens: int
+    """Through the mergers; the tower sees PATCHES_PER_TOKEN patches for each."""
+    frame_pairs: int
+    """Attention of the tower stays within one."""
+
+
+def packed_work(prompt: int, lengths: Sequence[int], vision_tokens: int, frame_pairs: int) -> Work:
+    """Prompt and clip once."""
+    pairs = _causal(prompt) + sum(length * prompt + _causal(length) for length in lengths)
+    return Work(prompt + sum(lengths), pairs, sum(lengths), vision_tokens, frame_pairs)
+
+
+def naive_work(
+    prompt: int, lengths: Sequence[int], vision_tokens: int, frame_pairs: int, *, tower_per_rollout: bool = False
+) -> Work:
+    """A padded row per rollout; logits on its real completion rows."""
+    width, copies = prompt + max(lengths), len(lengths) if tower_per_rollout else 1
+    return Work(
+        width * len(lengths),
+        _causal(width) * len(lengths),
+        sum(lengths),
+        vision_tokens * copies,
+        frame_pairs * copies,
+    )
+
+
+def _causal(length: int) -> int:
+    return length * (length + 1) // 2
+
+
+def tower_flops(shape: Shape, counts: Counts, work: Work) -> int:
+    """The frozen encoder, forward."""
+    patches = PATCHES_PER_TOKEN * work.vision_tokens
+    if not patches:
+        return 0
+    attention = 4 * shape.vision_hidden * shape.vision_depth * patches * (patches // work.frame_pairs)
+    return 2 * counts.tower_matmul * patches + attention
+
+
+def trained_flops(shape: Shape, counts: Counts, work: Work) -> int:
+    """Mergers, layers and head, forward; a backward pass costs twice this, recomputed layers `layer_flops` more."""
+    mergers = 2 * counts.mergers_matmul * work.vision_tokens
+    return layer_flops(shape, counts, work) + mergers + 2 * counts.head_matmul * work.head_rows
+
+
+def layer_flops(shape: Shape, counts: Counts, work: Work) -> int:
+    """The language model's layers, forward."""
+    return 2 * counts.layers_matmul * work.rows + 4 * shape.heads * shape.head_dim * shape.layers * work.pairs
+
+
+def update_flops(shape: Shape, counts: Counts, work: Work, *, checkpointing: bool) -> int:
+    """Forward and backward of the update, what is recomputed included."""
+    once = trained_flops(shape, counts, work)
+    head = 2 * counts.head_matmul * work.head_rows  # its chunks are always recomputed
+    again = head + (layer_flops(shape, counts, work) if checkpointing else 0)
+    return tower_flops(shape, counts, work) + 3 * once + again
