@@ -45,7 +45,7 @@ def group_work(prompt: int, lengths: Sequence[int], grids: Iterable[Sequence[int
         rows=prompt + sum(lengths),
         unshared_rows=prompt * len(lengths) + sum(lengths),
         pairs=_causal(prompt) + sum(length * prompt + _causal(length) for length in lengths),
-        head_rows=sum(lengths),
+        head_rows=sum(lengths) - max(0, sum(length > 0 for length in lengths) - 1),  # they share their first row
         patches=sum(t * patches for t, patches in sizes),
         patch_pairs=sum(t * patches * patches for t, patches in sizes),
     )

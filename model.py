@@ -178,16 +178,14 @@ class Policy(nn.Module):
         """The tower's states before its mergers, once per `Clips`."""
         if clips.states is None:
             visual = self.hf.model.visual
-            # The library has no switch for the mergers: for this call they give back what they are given.
-            hooks = [
-                merger.register_forward_hook(lambda _, inputs, __: inputs[0])
-                for merger in (visual.merger, *visual.deepstack_merger_list)
-            ]
+            mergers = (visual.merger, *visual.deepstack_merger_list)
+            for merger in mergers:  # the library has no switch for them: for this call they give back what they get
+                merger.forward = lambda states: states
             try:
                 out = visual(clips.patches.to(visual.dtype), grid_thw=clips.grids)
             finally:
-                for hook in hooks:
-                    hook.remove()
+                for merger in mergers:
+                    del merger.forward
             clips.states, clips.patches = torch.stack([out.pooler_output, *out.deepstack_features]), None
         return clips.states
 

@@ -27,7 +27,7 @@ def test_the_matrix_products_of_a_pack_are_those_that_torch_counts(tiny_folder):
     expected = cost.row * work.rows + cost.head_row * work.head_rows
     expected += (cost.merged_patch + cost.patch) * work.patches
     assert products == pytest.approx(expected, rel=0.01)
-    assert work.rows == len(pack.inputs.row.ids) and work.head_rows == len(pack.weights)
+    assert work.rows == len(pack.inputs.row.ids) and work.head_rows == len(pack.inputs.row.logit_rows)
 
 
 def test_pairs_are_those_of_a_loop_over_queries_and_keys():
@@ -39,7 +39,7 @@ def test_pairs_are_those_of_a_loop_over_queries_and_keys():
         for key in tokens
     )
     work = group_work(prompt, lengths, grids)
-    assert (work.rows, work.unshared_rows, work.pairs, work.head_rows) == (15, 29, pairs, 8)
+    assert (work.rows, work.unshared_rows, work.pairs, work.head_rows) == (15, 29, pairs, 7)
     assert (work.patches, work.patch_pairs) == (48, 2 * 24 * 24)
     assert work + work == Work(*(2 * value for value in vars(work).values()))
 
