@@ -201,7 +201,8 @@ def layer_flops(shape: Shape, counts: Counts, work: Work) -> int:
 
 def update_flops(shape: Shape, counts: Counts, work: Work, *, checkpointing: bool) -> int:
     """Forward and backward of the update, what is recomputed included."""
-    once = trained_flops(shape, counts, work)
-    head = 2 * counts.head_matmul * work.head_rows  # its chunks are always recomputed
-    again = head + (layer_flops(shape, counts, work) if checkpointing else 0)
-    return tower_flops(shape, counts, work) + 3 * once + again
+    again = 2 * counts.head_matmul * work.head_rows  # its chunks are always recomputed
+    if checkpointing:  # torch stops recomputing a layer before its last product, whose result nobody needs
+        last = 2 * shape.intermediate * shape.hidden * shape.layers * work.rows
+        again += layer_flops(shape, counts, work) - last
+    return tower_flops(shape, counts, work) + 3 * trained_flops(shape, counts, work) + again

@@ -111,7 +111,7 @@ def test_meta_counts_are_those_of_the_allocated_model():
 
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_flops_of_the_naive_update_are_what_torch_counts(checkpointing):
-    """Torch counts both halves of a causal attention matrix, the formula the lower one: attention is compared apart."""
+    """Without attention, which torch counts as if it were not causal."""
     ready = prepared(ragged=None, completion_tokens=32, groups=1, checkpointing=checkpointing)
     counter = FlopCounterMode(display=False)
     with counter:
@@ -126,8 +126,7 @@ def test_flops_of_the_naive_update_are_what_torch_counts(checkpointing):
     expected = shapes.update_flops(shape, counts, no_attention, checkpointing=checkpointing)
     expected += tower - shapes.tower_flops(shape, counts, work)
     expected -= 2 * counts.head_matmul * work.head_rows  # the naive head is not recomputed
-    # Nothing before the first merger needs a gradient: no product with its input's gradient there.
-    assert products == pytest.approx(expected, rel=0.02)
+    assert products == pytest.approx(expected, rel=1e-3)
 
 
 def test_attention_pairs_are_those_of_the_mask():
