@@ -237,6 +237,7 @@ def test_splices_are_found_where_shots_meet(lengths, expected):
     assert dybench_clips.find_splices(dybench_clips.appearance(clip)) == expected
 
 
+@pytest.mark.slow
 def test_splices_of_real_clips(shared_folder):
     """Those that a person sees; shots of one place from two sides, falling pins and a tossed pancake among them."""
     seen = {"videor1_example.mp4": [67, 167, 226, 287, 320, 426], "flipping_a_pancake.mkv": []}

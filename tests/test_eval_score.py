@@ -7,6 +7,7 @@ import importlib.util
 import json
 import os
 import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -156,7 +157,7 @@ def test_text_of_the_questions_does_not_steer_the_terminal(run):
 def test_as_a_module(tmp_path):
     put(tmp_path / "q.jsonl", lines([videomme(1)]))
     put(tmp_path / "p.jsonl", lines(said(**{"001-1": "C"})))
-    command = ["python", "-m", "eval.score", "--benchmark", "videomme", "--questions", tmp_path / "q.jsonl"]
+    command = [sys.executable, "-m", "eval.score", "--benchmark", "videomme", "--questions", tmp_path / "q.jsonl"]
     command += ["--predictions", tmp_path / "p.jsonl", "--output", tmp_path / "o.jsonl"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0 and "100.0" in done.stdout, done.stderr

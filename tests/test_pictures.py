@@ -151,6 +151,7 @@ def test_every_panel_of_the_dynamics_names_metrics_that_exist():
     assert {name.split("/")[-1] for panel in panels for name in panel.names if "/null_" in name} == set(TASK_TYPES)
 
 
+@pytest.mark.slow
 def test_dynamics_draws_what_there_is_and_says_what_there_is_not(tmp_path):
     rows = rows_of(30, 16, **{"policy/clip_fraction": 0.0, "policy/ratio_max": 30.0, "policy/ratio_min": 0.01})
     rows[3] |= {"policy/ratio_max": math.nan}

@@ -206,6 +206,7 @@ def asked(pair, side, gold, answer, subtask="event", options=("A. left", "B. rig
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_constant_policy_scores_no_pair_and_a_random_one_the_chance_row():
     rng, constant, guessing = random.Random(1), [], []
     for p in range(10_000):

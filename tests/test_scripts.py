@@ -243,6 +243,7 @@ def rows(rounds, *names):
     return [{"step": s, "data/rollouts_seen": 16 * s} | {n: 0.5 + 0.1 * (s % 3) for n in names} for s in range(rounds)]
 
 
+@pytest.mark.slow
 def test_the_dynamics_of_runs_are_drawn(tmp_path, monkeypatch, capsys):
     common = ("reward/correct", "policy/entropy", "policy/ratio_max", "eval/pair_acc", "policy/engine_gap_mean")
     write_run(tmp_path / "a" / "run", rows(60, *common, "reward/crr_orig", "rollout/null_original/Static"))
