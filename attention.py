@@ -8,11 +8,11 @@ a call is the library's ordinary SDPA. No T x T mask exists on either kind of de
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
-from torch.nn.functional import pad, scaled_dot_product_attention
+from torch.nn.functional import pad
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
@@ -82,7 +82,10 @@ def shared_prefix_attention(
     if isinstance(shared_prefix, BlockMask):
         out = compiled_flex_attention()(query, key, value, block_mask=shared_prefix, scale=scaling, enable_gqa=True)
     else:
-        out = _attend_by_span(query, key, value, shared_prefix, scaling)
+        repeats = query.shape[1] // key.shape[1]
+        key, value = (x.float().repeat_interleave(repeats, dim=1) for x in (key, value))
+        # In float32: parts rounded to bfloat16 before they are added would be less exact than one softmax.
+        out = SpanAttention.apply(query.float(), key, value, shared_prefix, scaling).to(query.dtype)
     return out.transpose(1, 2).contiguous(), None
 
 
@@ -92,23 +95,54 @@ def compiled_flex_attention() -> Callable:
     return torch.compile(flex_attention)
 
 
-def _attend_by_span(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, spans: Spans, scaling: float
-) -> torch.Tensor:
-    """One call per prompt and one per completion: neither padding nor pairs that do not see each other."""
-    sizes = [tokens for span in spans for tokens in span]
-    parts = zip(*(x.split(sizes, dim=2) for x in (query, key, value)), strict=True)
-    how = dict(scale=scaling, enable_gqa=True)
-    outs = []
+def _parts(spans: Spans) -> Iterator[tuple[slice, slice, bool]]:
+    """(queries, keys, causal): every prompt and completion with itself, a group's completions with its prompt."""
+    start = 0
     for prompt_tokens, *lengths in spans:
-        q, prompt_k, prompt_v = next(parts)
-        outs.append(scaled_dot_product_attention(q, prompt_k, prompt_v, is_causal=True, **how))
-        for length in lengths:
-            q, k, v = next(parts)
-            mask = torch.ones(length, prompt_tokens + length, dtype=torch.bool).tril(prompt_tokens)
-            k, v = torch.cat([prompt_k, k], dim=2), torch.cat([prompt_v, v], dim=2)
-            outs.append(scaled_dot_product_attention(q, k, v, attn_mask=mask, **how))
-    return torch.cat(outs, dim=2)
+        prompt = slice(start, start + prompt_tokens)
+        for length in (prompt_tokens, *lengths):
+            if length:
+                yield slice(start, start + length), slice(start, start + length), True
+            start += length
+        if start > prompt.stop:
+            yield slice(prompt.stop, start), prompt, False
+
+
+class SpanAttention(torch.autograd.Function):
+    """FlashAttention on the CPU over `_parts`; query, key, value float32 (1, H, T, d).
+
+    Parts of the keys add up by their log-sum-exp, and FlashAttention's backward of a part is right under the whole
+    row's output and log-sum-exp (Ring Attention, arXiv 2310.01889): no mask, and no copy of the prompt per completion.
+    """
+
+    @staticmethod
+    def forward(ctx, query, key, value, spans: Spans, scaling: float) -> torch.Tensor:
+        out = torch.zeros_like(query)
+        lse = torch.full(query.shape[:3], -torch.inf)
+        for rows, keys, causal in _parts(spans):
+            part, part_lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+                query[:, :, rows], key[:, :, keys], value[:, :, keys], 0.0, causal, scale=scaling
+            )
+            total = torch.logaddexp(lse[:, :, rows], part_lse)
+            out[:, :, rows] *= torch.exp(lse[:, :, rows] - total)[..., None]
+            out[:, :, rows] += torch.exp(part_lse - total)[..., None] * part
+            lse[:, :, rows] = total
+        ctx.save_for_backward(query, key, value, out, lse)
+        ctx.spans, ctx.scaling = spans, scaling
+        return out
+
+    @staticmethod
+    def backward(ctx, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        query, key, value, out, lse = ctx.saved_tensors
+        totals = [torch.zeros_like(x) for x in (query, key, value)]
+        for rows, keys, causal in _parts(ctx.spans):
+            parts = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
+                gradient[:, :, rows], query[:, :, rows], key[:, :, keys], value[:, :, keys],
+                out[:, :, rows], lse[:, :, rows], 0.0, causal, scale=ctx.scaling,
+            )  # fmt: skip
+            for total, part, at in zip(totals, parts, (rows, keys, keys), strict=True):
+                total[:, :, at] += part
+        return *totals, None, None
 
 
 AttentionInterface.register(SHARED_PREFIX, shared_prefix_attention)

@@ -221,17 +221,20 @@ def test_an_ordinary_call_is_the_librarys(tiny_folder, policy):
         assert torch.equal(got[mask.bool()], expected[mask.bool()])
 
 
-@pytest.mark.parametrize("name", ["ragged", "image, text, clip, image, clip"])
-def test_bfloat16_is_as_exact_as_one_row_per_rollout(policy, processor, tiny_folder, name):
-    members = cases(processor, policy, name)
-    with torch.no_grad():
+@torch.no_grad()
+def test_bfloat16_is_as_exact_as_one_row_per_rollout(policy, processor, tiny_folder):
+    """Over 1212 tokens of four clips; of a single clip either may be a tenth better by chance."""
+    rounded = load_policy(tiny_folder).to(torch.bfloat16)
+    errors = []
+    for seed in range(4):
+        view = random_view(seed, frames=6, size=(64, 96))
+        members = [make_group(processor, policy, seed, [40, 31, 57, 22, 48, 9, 60, 36], view=view)]
         exact = plain_forward(policy, processor, members)
-        rounded = load_policy(tiny_folder).to(torch.bfloat16)
-        packed_error = (packed_forward(rounded, members)[0] - exact).abs()
-        plain_error = (plain_forward(rounded, processor, members).float() - exact).abs()
-    print(f"packed max {packed_error.max():.1e} mean {packed_error.mean():.1e}, "
-          f"plain max {plain_error.max():.1e} mean {plain_error.mean():.1e}")  # fmt: skip
-    assert packed_error.mean() <= 1.1 * plain_error.mean()
+        both = packed_forward(rounded, members)[0], plain_forward(rounded, processor, members)
+        errors.append(torch.stack([(logps - exact).abs() for logps in both]))
+    packed_error, plain_error = torch.cat(errors, dim=1).mean(dim=1).tolist()
+    print(f"mean error of bfloat16 log-probs: packed {packed_error:.2e}, one row per rollout {plain_error:.2e}")
+    assert packed_error <= 1.15 * plain_error
 
 
 @pytest.mark.parametrize("name", ["two clips in one row", "image, text, clip, image, clip", "text alone"])
