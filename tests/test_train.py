@@ -160,17 +160,18 @@ def test_tensor_parallel_two_by_data_parallel_two(toy_flags, tmp_path):
     would a tensor that differs after the sync; and four ranks sample and train what one does."""
     flags = (*toy_flags, "--eval-file", "", "--dtype", "float32", "--questions", 4, "--checksum-every", 1, "--lr", 1e-4,
              "--no-export", "--samples-every", 1, "--engine-cpu-cache-mb", 64)  # fmt: skip
-    run_train(*flags, "--run-dir", tmp_path / "four", "--max-steps", 2, "--tensor-parallel", 2, ranks=4, timeout_s=900)
-    run_train(*flags, "--run-dir", tmp_path / "one", "--max-steps", 1, ranks=1)
+    flags = (*flags, "--max-steps", 1)
+    run_train(*flags, "--run-dir", tmp_path / "four", "--tensor-parallel", 2, ranks=4, timeout_s=900)
+    run_train(*flags, "--run-dir", tmp_path / "one", ranks=1)
     four, one = rows_of(tmp_path / "four"), rows_of(tmp_path / "one")
-    assert all(four[step]["policy/engine_gap_max"] <= 1e-5 for step in (1, 2)) and four[1]["policy/grad_norm"] > 0
+    assert json.loads((tmp_path / "four" / "summary.json").read_text())["engine_gap_max"] <= 1e-5  # after the step, too
     texts = [
         [rollout["text"] for branch in sample["branches"] for rollout in branch["rollouts"]]
         for run in ("four", "one")
         for sample in [json.loads((tmp_path / run / "samples.jsonl").read_text().splitlines()[0])]
     ]
     assert texts[0] == texts[1]
-    for name in ("policy/loss", "policy/grad_norm", "rollout/completion_tokens"):
+    for name in ("policy/grad_norm", "policy/entropy", "rollout/completion_tokens"):
         assert four[1][name] == pytest.approx(one[1][name], rel=1e-4), name
 
 
