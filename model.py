@@ -12,19 +12,17 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from torch.utils.checkpoint import checkpoint
 from transformers import AutoProcessor, Qwen3VLForConditionalGeneration
 
 from attention import SHARED_PREFIX, layout
 from data.prompts import processor_inputs, vision_inputs
 from episode import Group, Prompt
+from logprobs import completion_logps
 from packing import PackedRow, pack
 
 HUB_NAMES = {f"Qwen3-VL-{size}": f"Qwen/Qwen3-VL-{size}-Instruct" for size in ("2B", "4B", "8B")}
 # A completion must never hold these: a sampled placeholder would be counted as a video feature by the trainer.
 BANNED_TOKENS = ("<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>", "<|vision_pad|>")
-BAN_BIAS = -100.0
-LOGIT_CHUNK = 1024  # rows whose logits exist at a time: 1024 x 152k float32 = 0.6 GB
 
 
 @dataclass(frozen=True)
@@ -167,7 +165,14 @@ class Policy(nn.Module):
             shared_prefix=layout(row),
             **deepstack,
         ).last_hidden_state[0]
-        logps_C, entropies_C = self._completion_logps(hidden_TD[row.logit_rows], row)
+        logps_C, entropies_C = completion_logps(
+            hidden_TD[row.logit_rows],
+            self.hf.lm_head.weight,
+            row.target_rows,
+            row.targets,
+            banned=self.banned_ids,
+            temperature=self.temperature,
+        )
         if inputs.clips is None and torch.is_grad_enabled():
             # A pack of text alone leaves the mergers without a gradient, and the ranks' reductions would not match.
             logps_C = logps_C + 0.0 * sum(parameter.sum() for parameter in self.merger_parameters())
@@ -188,29 +193,6 @@ class Policy(nn.Module):
                     del merger.forward
             clips.states, clips.patches = torch.stack([out.pooler_output, *out.deepstack_features]), None
         return clips.states
-
-    def _completion_logps(self, hidden_RD: torch.Tensor, row: PackedRow) -> tuple[torch.Tensor, torch.Tensor]:
-        """Log-probs and entropies in chunks of rows; a chunk's logits are recomputed in the backward pass."""
-        bias_V = torch.zeros(self.hf.lm_head.weight.shape[0], device=hidden_RD.device)
-        bias_V[list(self.banned_ids)] = BAN_BIAS
-
-        def chunk_logps(hidden, rows, targets) -> tuple[torch.Tensor, torch.Tensor]:
-            logits = (self.hf.lm_head(hidden).float() + bias_V) / self.temperature
-            logps = torch.log_softmax(logits, dim=-1)
-            with torch.no_grad():
-                entropies = -(logps.exp() * logps).sum(-1)
-            return logps[rows, targets], entropies[rows]
-
-        order_C = row.target_rows.argsort(stable=True)  # by row: a prompt's last row has one target per completion
-        counts = row.target_rows.bincount(minlength=len(hidden_RD)).split(LOGIT_CHUNK)
-        chunks = [
-            checkpoint(chunk_logps, hidden, row.target_rows[at] - i * LOGIT_CHUNK, row.targets[at], use_reentrant=False)
-            for i, (hidden, at) in enumerate(
-                zip(hidden_RD.split(LOGIT_CHUNK), order_C.split([int(n.sum()) for n in counts]), strict=True)
-            )
-        ]
-        back_C = order_C.argsort()
-        return tuple(torch.cat(values)[back_C] for values in zip(*chunks, strict=True))
 
 
 def pack_groups(groups: Sequence[Group], encoded: Sequence[EncodedPrompt], device: torch.device) -> PackedInputs:

@@ -36,7 +36,7 @@ from tqdm import tqdm
 from config import CELL
 from data.prompts import IMAGE_OPTIONS, frames_thwc, processor_inputs, video_metadata
 from episode import Prompt, Rollout, View
-from model import BAN_BIAS
+from logprobs import BAN_BIAS
 
 NamedTensors = Iterable[tuple[str, torch.Tensor]]
 Checksum = tuple[int, int]

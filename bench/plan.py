@@ -23,6 +23,7 @@ from typing import Literal
 
 import tyro
 
+import logprobs
 from bench.shapes import (
     SHAPES,
     Counts,
@@ -37,7 +38,6 @@ from bench.shapes import (
     trained_flops,
     update_flops,
 )
-from model import LOGIT_CHUNK
 from pictures import table
 from toy.model import build_tokenizer
 
@@ -67,7 +67,7 @@ LIVE_LAYERS = 2  # FSDP gathers the next layer while one computes
 LAYER_ACTIVATIONS = 34
 """Bytes of bfloat16 activations that a decoder layer keeps for its backward pass, per token and hidden unit, attention
 without a T x T matrix (Korthikanti et al., arXiv 2205.05198, eq. 2 without its dropout masks and with a gated MLP)."""
-LOGIT_COPIES = 4  # float32 copies of a chunk of logits alive at the worst moment of its backward pass
+LOGIT_COPIES = 3  # of a chunk at the worst moment: float32 logits and weights, bfloat16 slopes
 OVERHEAD_GB = 6.0  # CUDA context, NCCL buffers, allocator
 
 
@@ -155,7 +155,7 @@ def memory_gb(args: PlanArgs, shape: Shape, counts: Counts, *, checkpointing: bo
         "frozen tower": 2 * counts.frozen * (2 if args.kl_coef > 0 else 1),
         "gathered weights and gradients": (2 + 2 + 4) * (root + LIVE_LAYERS * layer),
         "activations": activations,
-        "logits": 4 * LOGIT_COPIES * LOGIT_CHUNK * shape.vocab,
+        "logits": 4 * LOGIT_COPIES * logprobs.CHUNK * shape.vocab,
     }
     gb = {name: size / 1e9 for name, size in parts.items()} | {"overhead": OVERHEAD_GB}
     return gb | {"total": sum(gb.values())}

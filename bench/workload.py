@@ -24,8 +24,9 @@ from advantage import clipped_objective, group_advantages
 from bench.shapes import CLIP_CELL, Shape, build_config
 from data.prompts import build_prompt
 from episode import Group, Question, Rollout, View
+from logprobs import BAN_BIAS
 from metrics import Accumulator
-from model import BAN_BIAS, EncodedPrompt, Policy, banned_ids
+from model import EncodedPrompt, Policy, banned_ids
 from toy.model import build_processor, build_tokenizer
 from update import Pack, backward, make_packs
 

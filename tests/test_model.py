@@ -8,6 +8,7 @@ import torch
 from distributed import dense_mask, make_group, plain_logps, random_image, random_view, relative_difference
 from transformers import Qwen3VLForConditionalGeneration
 
+import logprobs
 import model as model_module
 from model import (
     BANNED_TOKENS,
@@ -195,17 +196,17 @@ def test_chunks_of_logits_change_nothing(policy, processor, monkeypatch):
     members = cases(processor, policy, "text between clips")
     whole, whole_entropies, _ = packed_forward(policy, members)
     expected = gradients(policy, (weights(len(whole)) * whole).sum())
-    monkeypatch.setattr(model_module, "LOGIT_CHUNK", 3)
+    monkeypatch.setattr(logprobs, "CHUNK", 3)
     chunked, entropies, _ = packed_forward(policy, members)
     torch.testing.assert_close(chunked, whole, rtol=0, atol=LOGP_TOLERANCE)
     torch.testing.assert_close(entropies, whole_entropies, rtol=0, atol=1e-5)
     assert relative_difference(gradients(policy, (weights(len(chunked)) * chunked).sum()), expected) <= GRAD_TOLERANCE
 
 
-def test_the_row_that_predicts_first_tokens_goes_through_the_head_once(policy, processor):
+def test_the_row_that_predicts_first_tokens_goes_through_the_head_once(policy, processor, monkeypatch):
     members = cases(processor, policy, "text between clips")  # completions of 3 and 2, of 5, of 2 and 6 tokens
-    rows = []
-    policy.hf.lm_head.register_forward_pre_hook(lambda _, inputs: rows.append(len(inputs[0])))
+    rows, logits = [], logprobs._logits
+    monkeypatch.setattr(logprobs, "_logits", lambda hidden, *rest: rows.append(len(hidden)) or logits(hidden, *rest))
     with torch.no_grad():
         logps, _, _ = packed_forward(policy, members)
     assert len(logps) == 18 and rows == [18 - 2]
