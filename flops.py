@@ -81,10 +81,13 @@ class Cost:
             patch_pair=4 * vision.hidden_size * vision.depth,
         )
 
+    def layers(self, work: Work) -> int:
+        """The language model's layers, forward."""
+        return self.row * work.rows + self.pair * work.pairs
+
     def trained(self, work: Work) -> int:
         """Mergers, layers and head, forward; a backward pass costs twice this."""
-        language = self.row * work.rows + self.pair * work.pairs + self.head_row * work.head_rows
-        return language + self.merged_patch * work.patches
+        return self.layers(work) + self.head_row * work.head_rows + self.merged_patch * work.patches
 
     def tower(self, work: Work) -> int:
         """The frozen vision encoder, forward."""

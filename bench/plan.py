@@ -24,20 +24,8 @@ from typing import Literal
 import tyro
 
 import logprobs
-from bench.shapes import (
-    SHAPES,
-    Counts,
-    Shape,
-    Work,
-    build_config,
-    count,
-    layer_flops,
-    naive_work,
-    packed_work,
-    tower_flops,
-    trained_flops,
-    update_flops,
-)
+from bench.shapes import SHAPES, Counts, Shape, build_config, count, grids_of, naive_work, update_flops
+from flops import Work, group_work
 from pictures import table
 from toy.model import build_tokenizer
 
@@ -126,12 +114,11 @@ def check(args: PlanArgs) -> None:
         )
 
 
-def group_work(args: PlanArgs) -> tuple[Work, Work]:
+def works_of(args: PlanArgs) -> tuple[Work, Work]:
     """One group: packed, and naive with the tower run for each rollout."""
-    lengths = [args.completion_tokens] * args.rollouts
-    clip = dict(vision_tokens=args.vision_tokens, frame_pairs=max(1, args.frames // 2))
-    packed = packed_work(args.prompt_tokens, lengths, **clip)
-    return packed, naive_work(args.prompt_tokens, lengths, **clip, tower_per_rollout=True)
+    lengths, grids = [args.completion_tokens] * args.rollouts, grids_of(args.vision_tokens, args.frames)
+    packed = group_work(args.prompt_tokens, lengths, grids)
+    return packed, naive_work(args.prompt_tokens, lengths, grids, tower_per_rollout=True)
 
 
 # -- memory ------------------------------------------------------------------------------------------------------------
@@ -139,8 +126,8 @@ def group_work(args: PlanArgs) -> tuple[Work, Work]:
 
 def memory_gb(args: PlanArgs, shape: Shape, counts: Counts, *, checkpointing: bool) -> dict[str, float]:
     """GB of one GPU in the update, the engine asleep."""
-    layer = counts.layers_matmul / shape.layers
-    root = counts.trained - counts.layers_matmul  # the few norms counted with it
+    layer = counts.layers / shape.layers
+    root = counts.trained - counts.layers
     shards = counts.trained / args.gpus
     tokens = max(args.tokens_per_pack, args.prompt_tokens + args.rollouts * args.completion_tokens)
     kept_for_each_layer = 2 if checkpointing else LAYER_ACTIVATIONS  # checkpointing: the layer's input, bfloat16
@@ -197,30 +184,31 @@ def phases(args: PlanArgs, shape: Shape, counts: Counts, *, checkpointing: bool)
     gpu = GPUS[args.gpu]
     rate = args.gpus * gpu.tflops * 1e12 * (args.mfu or MFU[args.gpu])
     groups = args.questions * args.branches
-    packed, naive = group_work(args)
+    packed, naive = works_of(args)
+    cost = counts.cost
 
     def trained_pass(work: Work, tower: bool) -> int:
-        return groups * (trained_flops(shape, counts, work) + (tower_flops(shape, counts, work) if tower else 0))
+        return groups * (cost.trained(work) + (cost.tower(work) if tower else 0))
 
     def row(phase: str, flops: float, naive_flops: float, seconds: float | None = None) -> dict:
         return {"phase": phase, "flops": flops, "naive_flops": naive_flops, "seconds": seconds or flops / rate}
 
-    prompt = packed_work(args.prompt_tokens, [], args.vision_tokens, packed.frame_pairs)
-    prefill = groups * (layer_flops(shape, counts, prompt) + tower_flops(shape, counts, prompt))
-    decode = groups * (layer_flops(shape, counts, packed) - layer_flops(shape, counts, prompt))
-    decode += groups * 2 * counts.head_matmul * packed.head_rows
-    rows = [row("generate: prompts", prefill, args.rollouts * prefill)]
+    prompt = group_work(args.prompt_tokens, [], grids_of(args.vision_tokens, args.frames))
+    prefill = groups * (cost.layers(prompt) + cost.tower(prompt))
+    decode = groups * (cost.layers(packed) - cost.layers(prompt) + cost.head_row * packed.head_rows)
+    rows = [row("generate: prompts", prefill, prefill)]  # any engine shares a prompt among the n of a request
     rows.append(row("generate: decode", decode, decode, decode_seconds(args, shape, counts)))
-    tower = groups * tower_flops(shape, counts, packed)  # once for a clip and round; a naive pass runs its own
+    tower = groups * cost.tower(packed)  # once for a clip and round; a naive pass runs its own
     rows.append(row("vision tower", tower, 0))
     if args.updates > 1:
         rows.append(row("old log-probs", trained_pass(packed, False), trained_pass(naive, True)))
     if args.kl_coef > 0:
         rows.append(row("reference log-probs", trained_pass(packed, False), trained_pass(naive, True)))
-    naive_update = groups * update_flops(shape, counts, naive, checkpointing=checkpointing)
-    rows.append(
-        row("update", groups * update_flops(shape, counts, packed, checkpointing=checkpointing) - tower, naive_update)
+    packed_update, naive_update = (
+        groups * update_flops(shape, cost, w, checkpointing=checkpointing, head_again=w is packed)
+        for w in (packed, naive)
     )
+    rows.append(row("update", packed_update - tower, naive_update))
     sync = 2 * 2 * counts.trained / (gpu.bandwidth_tb_s * 1e12 * args.bandwidth_share)  # bfloat16, read and written
     rows.append({"phase": "sync", "flops": 0, "naive_flops": 0, "seconds": sync})
     return rows
@@ -230,7 +218,7 @@ def decode_seconds(args: PlanArgs, shape: Shape, counts: Counts) -> float:
     """Each token of the longest completion reads the weights once, and each sequence its keys and values for as long as
     it lives; one engine a GPU, all its sequences at a time."""
     bandwidth = GPUS[args.gpu].bandwidth_tb_s * 1e12 * args.bandwidth_share
-    weights = 2 * (counts.layers_matmul + counts.head_matmul) * args.max_completion_tokens
+    weights = 2 * (counts.layers + shape.vocab * shape.hidden) * args.max_completion_tokens
     token = 2 * 2 * shape.layers * shape.kv_heads * shape.head_dim
     read = sequences(args) * args.completion_tokens * (args.prompt_tokens + args.completion_tokens / 2) * token
     return (weights + read) / bandwidth
@@ -259,12 +247,12 @@ def plan(args: PlanArgs) -> dict:
         }
     generation = generation_gb(args, shape, counts)
     return {
-        "parameters": vars(counts) | {"trained": counts.trained},
+        "parameters": {"total": counts.total, "trained": counts.trained, "frozen": counts.frozen},
         "choices": choices,
         "generation_gb": generation,
         "generation_fits": generation["total"] <= holds and generation["cache"] >= generation["cache wanted"],
         "packs_per_gpu": math.ceil(
-            args.questions * args.branches / args.gpus * group_work(args)[0].rows / args.tokens_per_pack
+            args.questions * args.branches / args.gpus * works_of(args)[0].rows / args.tokens_per_pack
         ),
         "arguments": {name: value for name, value in vars(args).items() if name != "json"},
     }

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
+from flops import Cost, Work, group_work
 from model import Policy
 from toy.model import MERGE, PATCH, SPECIAL_TOKENS, TEMPORAL_PATCH
 
@@ -48,7 +49,6 @@ SHAPES = {
     "8B": Shape(4096, 12288, 36, 32, 8, 128, 151936, False, 1152, 4304, 27, 16, (8, 16, 24), 2304),
 }
 CLIP_CELL = PATCH * MERGE  # pixels of one vision token's side
-PATCHES_PER_TOKEN = MERGE * MERGE
 
 
 def build_config(shape: Shape, tokenizer) -> Qwen3VLConfig:
@@ -96,20 +96,19 @@ def build_config(shape: Shape, tokenizer) -> Qwen3VLConfig:
     return config
 
 
-# -- parameters --------------------------------------------------------------------------------------------------------
+# -- parameters and FLOPs ----------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Counts:
-    """Parameters; `*_matmul`: of the matrices that a token passes through, the only ones that cost FLOPs."""
+    """Parameters, and what a pass costs."""
 
     total: int
     frozen: int
     """Vision encoder without its mergers."""
-    layers_matmul: int
-    head_matmul: int
-    tower_matmul: int
-    mergers_matmul: int
+    layers: int
+    """Of the language model."""
+    cost: Cost
 
     @property
     def trained(self) -> int:
@@ -120,89 +119,46 @@ def count(config: Qwen3VLConfig) -> Counts:
     """Counts of a model that is never allocated (the meta device)."""
     with torch.device("meta"):
         policy = Policy(Qwen3VLForConditionalGeneration(config), (), 1.0)
-    visual = policy.hf.model.visual
     return Counts(
-        total=sum(p.numel() for p in policy.parameters()),  # a tied head once
-        frozen=sum(p.numel() for module in policy.frozen_modules() for p in module.parameters()),
-        layers_matmul=_matmul(policy.layers()),
-        head_matmul=policy.hf.lm_head.weight.numel(),
-        tower_matmul=_matmul([visual.patch_embed, *visual.blocks]),
-        mergers_matmul=_matmul([visual.merger, visual.deepstack_merger_list]),
+        total=parameters(policy),  # a tied head once
+        frozen=sum(map(parameters, policy.frozen_modules())),
+        layers=sum(map(parameters, policy.layers())),
+        cost=Cost.of(policy),
     )
 
 
-def _matmul(modules: Sequence[nn.Module]) -> int:
-    weights = (m.weight for module in modules for m in module.modules() if isinstance(m, nn.Linear | nn.Conv3d))
-    return sum(weight.numel() for weight in weights)
+def parameters(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
 
 
-# -- FLOPs: one multiply-add is two ------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Work:
-    """What one pass over one group computes."""
-
-    rows: int
-    """Tokens through the layers."""
-    pairs: int
-    """(query, key) pairs that may attend."""
-    head_rows: int
-    """Rows whose logits exist."""
-    vision_tokens: int
-    """Through the mergers; the tower sees PATCHES_PER_TOKEN patches for each."""
-    frame_pairs: int
-    """Attention of the tower stays within one."""
-
-
-def packed_work(prompt: int, lengths: Sequence[int], vision_tokens: int, frame_pairs: int) -> Work:
-    """Prompt and clip once."""
-    pairs = _causal(prompt) + sum(length * prompt + _causal(length) for length in lengths)
-    return Work(prompt + sum(lengths), pairs, sum(lengths), vision_tokens, frame_pairs)
+def grids_of(vision_tokens: int, frames: int) -> list[tuple[int, int, int]]:
+    """(temporal, height, width) in patches of a prompt's clip, to the area: what `flops.group_work` wants to know."""
+    times = frames // TEMPORAL_PATCH
+    return [(times, vision_tokens * MERGE * MERGE // times, 1)]
 
 
 def naive_work(
-    prompt: int, lengths: Sequence[int], vision_tokens: int, frame_pairs: int, *, tower_per_rollout: bool = False
+    prompt: int, lengths: Sequence[int], grids: Sequence[Sequence[int]], *, tower_per_rollout: bool = False
 ) -> Work:
     """A padded row per rollout; logits on its real completion rows."""
-    width, copies = prompt + max(lengths), len(lengths) if tower_per_rollout else 1
+    rollouts, width = len(lengths), prompt + max(lengths)
+    alone = group_work(width, [], grids)
+    copies = rollouts if tower_per_rollout else 1
     return Work(
-        width * len(lengths),
-        _causal(width) * len(lengths),
-        sum(lengths),
-        vision_tokens * copies,
-        frame_pairs * copies,
+        rows=alone.rows * rollouts,
+        unshared_rows=alone.rows * rollouts,
+        pairs=alone.pairs * rollouts,
+        head_rows=sum(lengths),
+        patches=alone.patches * copies,
+        patch_pairs=alone.patch_pairs * copies,
     )
 
 
-def _causal(length: int) -> int:
-    return length * (length + 1) // 2
-
-
-def tower_flops(shape: Shape, counts: Counts, work: Work) -> int:
-    """The frozen encoder, forward."""
-    patches = PATCHES_PER_TOKEN * work.vision_tokens
-    if not patches:
-        return 0
-    attention = 4 * shape.vision_hidden * shape.vision_depth * patches * (patches // work.frame_pairs)
-    return 2 * counts.tower_matmul * patches + attention
-
-
-def trained_flops(shape: Shape, counts: Counts, work: Work) -> int:
-    """Mergers, layers and head, forward; a backward pass costs twice this, recomputed layers `layer_flops` more."""
-    mergers = 2 * counts.mergers_matmul * work.vision_tokens
-    return layer_flops(shape, counts, work) + mergers + 2 * counts.head_matmul * work.head_rows
-
-
-def layer_flops(shape: Shape, counts: Counts, work: Work) -> int:
-    """The language model's layers, forward."""
-    return 2 * counts.layers_matmul * work.rows + 4 * shape.heads * shape.head_dim * shape.layers * work.pairs
-
-
-def update_flops(shape: Shape, counts: Counts, work: Work, *, checkpointing: bool) -> int:
-    """Forward and backward of the update, what is recomputed included."""
-    again = 2 * counts.head_matmul * work.head_rows  # its chunks are always recomputed
+def update_flops(shape: Shape, cost: Cost, work: Work, *, checkpointing: bool, head_again: bool = True) -> int:
+    """Forward and backward of the update, what is recomputed included: the head's logits (`logprobs.py`), and the
+    layers where they are checkpointed."""
+    again = cost.head_row * work.head_rows * head_again
     if checkpointing:  # torch stops recomputing a layer before its last product, whose result nobody needs
         last = 2 * shape.intermediate * shape.hidden * shape.layers * work.rows
-        again += layer_flops(shape, counts, work) - last
-    return tower_flops(shape, counts, work) + 3 * trained_flops(shape, counts, work) + again
+        again += cost.layers(work) - last
+    return cost.tower(work) + 3 * cost.trained(work) + again

@@ -26,7 +26,8 @@ import torch
 import tyro
 from transformers import Qwen3VLForConditionalGeneration
 
-from bench.shapes import SHAPES, Counts, Shape, build_config, count, packed_work, update_flops
+from bench.shapes import SHAPES, Counts, Shape, build_config, count, update_flops
+from bench.timing import seconds_of
 from bench.workload import (
     Clip,
     NaiveBatch,
@@ -38,9 +39,9 @@ from bench.workload import (
     naive_update,
     packed_update,
     packs_of,
-    seconds_of,
 )
 from episode import Group
+from flops import Work
 from model import EncodedPrompt, Policy, packed_tokens
 from pictures import table
 from update import Pack
@@ -210,11 +211,9 @@ def ratios(seconds: dict[str, float]) -> dict:
 def sizes(args: BenchArgs, ready: Prepared, seconds: float, rate: float) -> dict:
     """Tokens and FLOPs of the update, as if nothing were shared (logical) and as computed (physical); the MFU's
     denominator is what a large product of matrices reached between the runs."""
-    vision = dict(vision_tokens=ready.clip.tokens, frame_pairs=ready.clip.frames // 2)
-    packed = [packed_work(args.prompt_tokens, group, **vision) for group in ready.lengths]
-    flops = sum(update_flops(shape_of(args), ready.counts, work, checkpointing=args.checkpointing) for work in packed)
-    logical = sum(args.prompt_tokens + length for group in ready.lengths for length in group)
-    physical = sum(work.rows for work in packed)
+    work = sum((pack.work for pack in ready.packs()), Work())
+    flops = update_flops(shape_of(args), ready.counts.cost, work, checkpointing=args.checkpointing)
+    logical, physical = work.unshared_rows, work.rows
     return {
         "token_ratio": ready.batch.ids.numel() / physical,
         "logical_tokens": logical,

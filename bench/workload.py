@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import copy
 import random
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -38,16 +37,6 @@ def join_alone() -> None:
     """The update asks for the number of ranks: this process is the only one."""
     if not dist.is_initialized():
         dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-
-
-def seconds_of(work: Callable[[], object], device: torch.device) -> float:
-    """Wall-clock seconds of one call, the device's queue drained before and after."""
-    drain = torch.cuda.synchronize if device.type == "cuda" else lambda: None
-    drain()
-    begin = time.perf_counter()
-    work()
-    drain()
-    return time.perf_counter() - begin
 
 
 # -- model and data ----------------------------------------------------------------------------------------------------

@@ -118,28 +118,18 @@ def test_flops_of_the_naive_update_are_what_torch_counts(checkpointing):
         ready.run("naive")
     by_kind = {str(op).split(".")[-1]: n for op, n in counter.get_flop_counts()["Global"].items()}
     products = sum(n for op, n in by_kind.items() if "attention" not in op)
-    lengths, shape, counts = ready.lengths[0], shapes.SHAPES["tiny"], ready.counts
-    vision = dict(vision_tokens=ready.clip.tokens, frame_pairs=ready.clip.frames // 2)
-    work = shapes.naive_work(96, lengths, **vision)
-    no_attention = replace(work, pairs=0)
-    tower = 2 * counts.tower_matmul * shapes.PATCHES_PER_TOKEN * work.vision_tokens
-    expected = shapes.update_flops(shape, counts, no_attention, checkpointing=checkpointing)
-    expected += tower - shapes.tower_flops(shape, counts, work)
-    expected -= 2 * counts.head_matmul * work.head_rows  # the naive head is not recomputed
+    shape, cost = shapes.SHAPES["tiny"], ready.counts.cost
+    work = shapes.naive_work(96, ready.lengths[0], shapes.grids_of(ready.clip.tokens, ready.clip.frames))
+    assert work.patches == sum(pack.work.patches for pack in ready.packs())
+    no_attention = replace(work, pairs=0, patch_pairs=0)
+    expected = shapes.update_flops(shape, cost, no_attention, checkpointing=checkpointing, head_again=False)
     assert products == pytest.approx(expected, rel=1e-3)
 
 
-def test_attention_pairs_are_those_of_the_mask():
-    from packing import pack
-
-    lengths = [3, 1, 6]
-    row = pack([list(range(7))], [torch.arange(7).expand(3, 7)], [[[1] * n for n in lengths]])
-    t = torch.arange(len(row.ids))
-    visible = (t[:, None] >= t) & ((row.segments == -1) | (row.segments[:, None] == row.segments))
-    work = shapes.packed_work(7, lengths, 0, 1)
-    assert (work.pairs, work.rows, work.head_rows) == (visible.sum(), len(row.ids), len(row.targets))
-    naive = shapes.naive_work(7, lengths, 4, 2, tower_per_rollout=True)
-    assert (naive.pairs, naive.rows, naive.vision_tokens) == (3 * 13 * 14 // 2, 3 * 13, 12)
+def test_a_naive_batch_counts_padded_rows_and_the_tower_for_each():
+    naive = shapes.naive_work(7, [3, 1, 6], [(2, 4, 6)], tower_per_rollout=True)
+    assert (naive.pairs, naive.rows, naive.head_rows) == (3 * 13 * 14 // 2, 3 * 13, 10)
+    assert (naive.patches, naive.patch_pairs) == (3 * 48, 3 * 2 * 24 * 24)
 
 
 # -- plan --------------------------------------------------------------------------------------------------------------
