@@ -86,7 +86,7 @@ def export(folder: str, config, processor, generation_config, parameters: Iterab
     tensors = {}
     for name, tensor in parameters:  # every rank exhausts the gather
         if main:
-            tensors[name] = tensor.cpu()
+            tensors[name] = tensor.to("cpu", copy=True)
     if main:
         os.makedirs(folder, exist_ok=True)
         config = copy.deepcopy(config)

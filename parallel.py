@@ -17,6 +17,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor
 
 
 def start(timeout_minutes: float = 30.0) -> torch.device:
@@ -110,7 +111,7 @@ def shard(
         layer.to(device=device, dtype=torch.float32)
         fully_shard(layer, mesh=mesh, mp_policy=precision, reshard_after_forward=True)
     for parameter in policy.parameters():
-        if parameter not in ignored and not hasattr(parameter, "full_tensor"):
+        if parameter not in ignored and not isinstance(parameter, DTensor):
             parameter.data = parameter.data.to(device=device, dtype=torch.float32)
     for buffer in policy.buffers():
         buffer.data = buffer.data.to(device)
@@ -123,10 +124,15 @@ def gather_parameters(
 ) -> Iterator[tuple[str, torch.Tensor]]:
     """Every parameter whole and in the compute type; without `frozen` those that train. All ranks must exhaust it.
 
-    One FSDP unit is gathered at a time, its tensors are copied as they are asked for: beyond the shards there is one
-    unit, and what the taker keeps. Each tensor is fresh memory: the engine keeps references until a fused layer (q, k,
-    v) is complete, and a reused buffer would corrupt it silently.
+    One FSDP unit is whole at a time, and gone before the next: what the taker keeps of a tensor it must copy before it
+    asks for another.
     """
+    if dist.get_world_size() == 1:  # each shard is the whole parameter: gathering would only copy it
+        for name, parameter in policy.named_parameters():
+            if frozen or parameter.requires_grad:
+                whole = parameter.to_local() if isinstance(parameter, DTensor) else parameter
+                yield name, whole.detach().to(dtype)
+        return
     units = [(name, module) for name, module in policy.named_modules() if isinstance(module, FSDPModule)]
     done: set[str] = set()
     for prefix, unit in sorted(units, key=lambda item: -item[0].count(".")):  # leaves first, the root last
@@ -134,11 +140,11 @@ def gather_parameters(
         unit.unshard()
         for name, parameter in unit.named_parameters():
             full_name = f"{prefix}.{name}" if prefix else name
-            if full_name in done or hasattr(parameter, "full_tensor"):
+            if full_name in done or isinstance(parameter, DTensor):
                 continue  # a DTensor here belongs to a unit that is still sharded
             done.add(full_name)
             if frozen or parameter.requires_grad:
-                yield full_name, parameter.detach().to(dtype, copy=True)
+                yield full_name, parameter.detach().to(dtype)
         unit.reshard()
 
 

@@ -159,7 +159,6 @@ def checksum(tensor: torch.Tensor) -> Checksum:
     (the gap shows that). They add over shards, so a split tensor compares with the whole one."""
     first = second = 0
     for part in tensor.detach().flatten().split(1 << 24):  # int64 copies of a whole embedding would take gigabytes
-        part = part + 0  # -0.0 -> 0.0: a copy read back through a matrix product has lost that sign
         bits = part.view({2: torch.int16, 4: torch.int32}[part.element_size()]).to(torch.int64)
         first, second = first + int(bits.sum()), second + int((bits * bits).sum())
     return _wrap(first), _wrap(second)
@@ -253,8 +252,7 @@ class VllmEngine:
         return Rollout(ids, torch.tensor(logps, dtype=torch.float32), text, completion.finish_reason)
 
     def sync(self, parameters: NamedTensors) -> None:
-        self.llm.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(parameters)})
-        self.llm.collective_rpc(_repack_tied_head)
+        self.llm.collective_rpc(_load_weights, args=(iter(parameters),))
         self.drop_caches()
 
     def drop_caches(self) -> None:
@@ -311,7 +309,7 @@ def _colocated_llm(
 
     on_gpu = torch.cuda.is_available()
     memory = {"gpu_memory_utilization": gpu_memory} if on_gpu else {"kv_cache_memory_bytes": cpu_cache_mb << 20}
-    with _keep_rng(), _own_shared_memory(tensor_parallel > 1 and not on_gpu):
+    with _keep_rng(), _plain_weights(), _own_shared_memory(tensor_parallel > 1 and not on_gpu):
         return LLM(
             model=folder,
             dtype=dtype,
@@ -344,11 +342,22 @@ def _vision(view: View | None, clip: str) -> dict:
     return {"multi_modal_data": {kind: [data]}, **options, **names}
 
 
-def _repack_tied_head(worker) -> None:
-    """vLLM's CPU build keeps a packed copy of a tied head that a reload does not refresh; nothing to do on a GPU."""
-    for module in worker.model_runner.get_model().modules():
-        if type(module).__name__ == "ParallelLMHead" and hasattr(module, "cpu_linear"):
-            module.quant_method.process_weights_after_loading(module)
+def _load_weights(worker, parameters: Iterator[tuple[str, torch.Tensor]]) -> None:
+    """In place, each tensor as it comes: fused layers and tensor-parallel slices are vLLM's own loaders' work."""
+    worker.model_runner.get_model().load_weights(parameters)
+
+
+@contextlib.contextmanager
+def _plain_weights():
+    """vLLM's CPU build packs each Linear's weight into a copy that no load reaches. Without oneDNN it keeps the plain
+    one, as on a GPU, and multiplies it as the trainer does."""
+    from vllm import _custom_ops
+
+    had, _custom_ops._supports_onednn = _custom_ops._supports_onednn, False
+    try:
+        yield
+    finally:
+        _custom_ops._supports_onednn = had
 
 
 @torch.inference_mode()
@@ -376,24 +385,16 @@ def _worker_checksums(worker) -> dict[str, tuple[int, int, bool]]:
     for module_name, module in worker.model_runner.get_model().named_modules():
         split = isinstance(module, (ColumnParallelLinear, RowParallelLinear, VocabParallelEmbedding))
         for name, parameter in module.named_parameters(recurse=False):
-            tensor = _unpacked_weight(module) if name == "weight" and parameter.numel() == 0 else parameter
+            tensor = parameter
             if isinstance(module, VocabParallelEmbedding):
                 if isinstance(module, ParallelLMHead) and worker.model_config.hf_config.tie_word_embeddings:
-                    continue  # compared under the embedding's name; its packed copy is read by the gap check
+                    continue  # the embedding's
                 shard = module.shard_indices
                 tensor = tensor[: shard.org_vocab_end_index - shard.org_vocab_start_index]  # without vLLM's padding
             is_split = split and not (name == "bias" and isinstance(module, RowParallelLinear))
             for part, piece in _hf_parts(module_name, module, tensor):
                 result[f"{part}.{name}"] = (*checksum(piece), is_split)
     return result
-
-
-def _unpacked_weight(module) -> torch.Tensor:
-    """vLLM's CPU build hides a Linear's weight in a packed layout: read it back as the product with the identity, which
-    is exact (each sum has one non-zero term)."""
-    module_in = module.input_size_per_partition if hasattr(module, "input_size_per_partition") else module.input_size
-    dtype = getattr(module, "params_dtype", None) or module.orig_dtype
-    return module.cpu_linear(torch.eye(module_in, dtype=dtype), module.weight, None).T
 
 
 def _hf_parts(name: str, module, tensor: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:

@@ -3,8 +3,9 @@
     python -m bench.sync --json sync.json
     torchrun --nproc_per_node 8 -m bench.sync --model Qwen3-VL-8B --dtype bfloat16
 
-`copy` clones the trained tensors, whole and in the compute type; `gather` only collects them from the FSDP shards;
-`sync` is what a round pays, `first sync` brings the frozen tower too. Medians over repetitions that take turns.
+`copy` copies the trained tensors, whole and in the compute type, into others that are there already; `fresh copy` into
+new memory. `gather` only collects them from the FSDP shards; `sync` is what a round pays, `first sync` brings the
+frozen tower too. Medians over repetitions that take turns.
 """
 
 from __future__ import annotations
@@ -76,9 +77,11 @@ def measure(args: BenchArgs, folder: str, device: torch.device) -> dict:
     def parameters(frozen: bool):
         return trainer_names(parallel.gather_parameters(policy, dtype, frozen=frozen))
 
-    whole = [tensor for _, tensor in parameters(frozen=False)]
+    whole = [tensor.clone() for _, tensor in parameters(frozen=False)]
+    others = [torch.empty_like(tensor) for tensor in whole]
     ways = {
-        "copy": lambda: [tensor.clone() for tensor in whole],
+        "copy": lambda: [there.copy_(tensor) for there, tensor in zip(others, whole, strict=True)],
+        "fresh copy": lambda: [tensor.clone() for tensor in whole],
         "gather": lambda: [None for _ in parameters(frozen=False)],
         "sync": lambda: engine.sync(parameters(frozen=False)),
         "first sync": lambda: engine.sync(parameters(frozen=True)),

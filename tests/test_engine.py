@@ -72,9 +72,8 @@ def test_a_forgotten_prefix_cache_reset_shows_in_the_gap(facts):
     assert facts["gap_without_prefix_reset"] > VISIBLE and facts["gap_after_prefix_reset"] <= FP32
 
 
-def test_a_forgotten_encoder_cache_reset_is_loud_or_shows_in_the_gap(facts):
-    message = facts.get("error_without_encoder_reset", "")
-    assert "Encoder cache miss" in message or facts["gap_without_encoder_reset"] > VISIBLE
+def test_a_forgotten_encoder_cache_reset_shows_in_the_gap(facts):
+    assert facts["gap_without_encoder_reset"] > VISIBLE
 
 
 def test_sampling_is_seeded_per_prompt_and_never_draws_a_placeholder(facts):
