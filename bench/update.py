@@ -209,10 +209,12 @@ def ratios(seconds: dict[str, float]) -> dict:
 
 
 def sizes(args: BenchArgs, ready: Prepared, seconds: float, rate: float) -> dict:
-    """Tokens and FLOPs of the update, as if nothing were shared (logical) and as computed (physical); the MFU's
-    denominator is what a large product of matrices reached between the runs."""
+    """Tokens of the update, as if nothing were shared (logical) and as computed (physical), and its FLOPs. Over what a
+    large product of matrices reached between the runs they are the MFU, without what is computed twice."""
     work = sum((pack.work for pack in ready.packs()), Work())
-    flops = update_flops(shape_of(args), ready.counts.cost, work, checkpointing=args.checkpointing)
+    cost = ready.counts.cost
+    flops = cost.tower(work) + 3 * cost.trained(work)
+    computed = update_flops(shape_of(args), cost, work, checkpointing=args.checkpointing)
     logical, physical = work.unshared_rows, work.rows
     return {
         "token_ratio": ready.batch.ids.numel() / physical,
@@ -223,6 +225,7 @@ def sizes(args: BenchArgs, ready: Prepared, seconds: float, rate: float) -> dict
         "flops": flops,
         "matmul_flops_per_s": rate,
         "mfu": flops / seconds / rate,
+        "mfu_recomputed_too": computed / seconds / rate,
         "parameters": ready.counts.total,
         "packs": len(ready.packs()),
         "lengths": ready.lengths,

@@ -1,4 +1,4 @@
-"""What this machine's GPU makes of the code: versions, kernels, engine sleep and sync, and two rounds of train.py.
+"""What this machine's GPU makes of the code: versions, kernels, engine, benchmarks, and two rounds of train.py.
 
     python scripts/gpu_check.py                              # all default parts, Qwen3-VL-4B size, random weights
     python scripts/gpu_check.py --size tiny                  # runs without a GPU too, and skips what needs one
@@ -40,6 +40,7 @@ SECONDS = {
     "versions": 90, "tests": 300, "flex": 300, "fsdp": 120,
     "sleep1": 240, "sleep2": 240, "sleep1_fp32": 240, "sleep2_fp32": 240, "sleep1_v1": 240, "sleep2_v1": 240,
     "checkpoint": 240, "sync": 420, "round": 580, "round_no_checkpointing": 580,
+    "bench_update": 150, "bench_update_8b": 200, "bench_memory": 150, "bench_rollout": 200, "bench_sync": 200,
 }  # fmt: skip
 """Time limit of each part. A name ending in _v1 asks vLLM for its older model runner, the one its CPU build uses."""
 OPTIONAL = ("sleep1_v1", "sleep2_v1", "round_no_checkpointing")
@@ -55,8 +56,11 @@ NEEDS_GPU = (
     "sleep2_v1",
     "sync",
 )
-NEEDS_VLLM = tuple(part for part in NEEDS_GPU if part.startswith("sleep")) + ("sync",)
-NEEDS_CHECKPOINT = ("sync", "round", "round_no_checkpointing")
+NEEDS_VLLM = tuple(part for part in NEEDS_GPU if part.startswith("sleep")) + ("sync", "bench_rollout", "bench_sync")
+NEEDS_CHECKPOINT = ("sync", "round", "round_no_checkpointing", "bench_rollout", "bench_sync")
+RATIO, MFU = 3.8, 0.45
+"""What the packed update is held to on a GPU: over the naive one with the tower once on both, and of the measured rate
+of a matrix product."""
 ROUNDS = 2
 GAP_LIMITS = {"float32": (2e-3, 3e-2), "bfloat16": (5e-2, 1.0)}
 """(mean, max) of |trainer - engine| log-prob above which a part fails. Wide: kernels differ (an engine's float32
@@ -113,6 +117,8 @@ def main() -> int:
             if results["checkpoint"]["result"] != "ok":
                 reason = "no checkpoint to work on"
         results[part] = skipped(reason) if reason else supervise(part, options, begin)
+        if reason and part.startswith("bench"):
+            results[part]["figures"]["would run"] = f"python {' '.join(bench_command(part, options)[1:])}"
     if not options.keep_checkpoint:
         shutil.rmtree(checkpoint_folder(options), ignore_errors=True)
     table = as_table(results)
@@ -133,7 +139,7 @@ def why_not(part: str, options: Options, machine: dict) -> str | None:
         return "vLLM is not installed"
     if part == "tests" and importlib.util.find_spec("pytest") is None:
         return "pytest is not installed"
-    if part.startswith("round") and not machine.get("gpu") and options.size != "tiny":
+    if part.startswith(("round", "bench")) and not machine.get("gpu") and options.size != "tiny":
         return f"no GPU, and --size {options.size} is too large for a CPU; give --size tiny"
     return None
 
@@ -892,7 +898,7 @@ def round_command(options: Options, report: Report, run_dir: Path, engine: str, 
     if gpu and options.size != "tiny":
         clips = write_clips(out / "clips", clips=8, frames=48, height=360, width=640)
         tokens = 256 if engine == "vllm" else 64
-        shape = ["--questions", "4", "--max-completion-tokens", str(tokens)]
+        shape = ["--questions", "2", "--max-completion-tokens", str(tokens)]
     else:
         clips = write_clips(out / "clips-tiny", clips=4, frames=8, height=64, width=96)
         shape = ["--questions", "2", "--max-completion-tokens", "16", "--frames", "4", "--max-pixels", "32768"]
@@ -987,6 +993,46 @@ def report_rounds(rows: list[dict], report: Report) -> None:
     report.figure("policy/kl", last.get("policy/kl"))
 
 
+# -- bench: the benchmarks, at this size -------------------------------------------------------------------------------
+
+
+def bench_command(part: str, options: Options) -> list[str]:
+    """32 frames of 256 x 480 are 1,920 vision tokens: with timestamps and question a prompt of some 2,350."""
+    model = ["--model", str(checkpoint_folder(options)), "--dtype", "bfloat16"]
+    if options.size == "tiny":
+        shape, model = ["--size", "tiny", "--prompt-tokens", "96", "--completion-tokens", "5", "--repeats", "1"], []
+        rollout, memory = ["--groups", "2", "--rollouts", "2", "--repeats", "1"], ["--vocab", "4096"]
+    else:
+        shape = ["--prompt-tokens", "2350", "--completion-tokens", "300", "--frames", "32", "--height", "256"]
+        shape += ["--width", "480", "--dtype", "bfloat16", "--repeats", "5"]
+        shape += ["--size", "8B" if part.endswith("_8b") else options.size]
+        shape += ["--checkpointing"] if part.endswith("_8b") else []
+        rollout, memory = ["--frames", "32", "--side", "256", "--completion-tokens", "300"], []
+    flags = {"update": shape, "memory": shape + memory, "rollout": model + rollout, "sync": model}
+    name = part.removeprefix("bench_").removesuffix("_8b")
+    json_file = Path(options.out) / f"{part}.figures.json"
+    return [sys.executable, "-m", f"bench.{name}", *flags[name], "--json", str(json_file)]
+
+
+def check_bench(options: Options, report: Report) -> None:
+    command = bench_command(options.worker, options)
+    report.say(" ".join(command[1:]))
+    code = subprocess.run(command, cwd=ROOT).returncode
+    report.require(code == 0, f"it ended with code {code}; its output stands in the part's log")
+    if code:
+        return
+    found = json.loads(Path(command[-1]).read_text())
+    for name, value in found.items():
+        if isinstance(value, int | float | str):
+            report.figure(name, value)
+    for row in found.get("ways", ()):
+        report.figure(str(next(iter(row.values()))), {name: value for name, value in list(row.items())[1:]})
+    if options.size != "tiny" and options.worker.startswith("bench_update"):
+        report.require(found["ratio"] >= RATIO, f"naive over packed {found['ratio']:.2f}, must be at least {RATIO}")
+        enough = found["mfu"] >= MFU or options.worker.endswith("_8b")  # which computes its layers twice
+        report.require(enough, f"MFU {found['mfu']:.2f}, must be at least {MFU}")
+
+
 PARTS: dict[str, Callable[[Options, Report], None]] = {
     "versions": check_versions,
     "flex": check_flex,
@@ -996,6 +1042,7 @@ PARTS: dict[str, Callable[[Options, Report], None]] = {
     "sync": check_sync,
     "round": check_round,
     "round_no_checkpointing": check_round,
+    **{part: check_bench for part in SECONDS if part.startswith("bench")},
 }
 
 if __name__ == "__main__":
