@@ -34,10 +34,12 @@ from typing import Any
 
 from data.dataset import BadRow, load_questions
 from data.parquet import read_parquet
+from data.paths import resolve
 from data.rows import RawRow, read_rows
 from episode import Question
 from eval.replies import caption_options, read_caption, read_caption_matching, read_choice, read_yes_no
-from verifiers import canonical_answer, split_option
+from eval.scoring import content
+from verifiers import canonical_answer, lettered, split_option
 
 
 @dataclass(frozen=True)
@@ -155,11 +157,10 @@ def _clip(root: Path | None, video: str, *patterns: str) -> str | None:
     if not video:
         raise _Refused("video", "missing or empty")
     candidates = [pattern.replace("{}", video) for pattern in patterns]
-    top = os.path.realpath(root)
-    paths = [os.path.realpath(os.path.join(top, *candidate.split("/"))) for candidate in candidates]
-    for path, candidate in zip(paths, candidates, strict=True):
-        if os.path.commonpath((top, path)) != top or os.path.isabs(candidate):
-            raise _Refused("video", "leaves the data root", repr(candidate))
+    try:
+        paths = [resolve(root, candidate) for candidate in candidates]
+    except ValueError as error:
+        raise _Refused("video", str(error), repr(video)) from error
     return next((path for path in paths if os.path.exists(path)), paths[0])
 
 
@@ -167,7 +168,7 @@ def _clip(root: Path | None, video: str, *patterns: str) -> str | None:
 # Questions
 
 
-def _lettered(texts: object, field: str) -> tuple[str, ...]:
+def _options(texts: object, field: str) -> tuple[str, ...]:
     """("A. left", ...) of options with or without letters of their own."""
     if not isinstance(texts, list | tuple) or not all(isinstance(text, str | int | float) for text in texts):
         raise _Refused(field, "must be a list of texts", f"got {type(texts).__name__}")
@@ -177,7 +178,7 @@ def _lettered(texts: object, field: str) -> tuple[str, ...]:
     pairs = [split_option(text) for text in texts]
     if all(pair and pair[0] == letter and pair[1] for pair, letter in zip(pairs, ascii_uppercase, strict=False)):
         texts = [text for _, text in pairs]
-    return tuple(f"{letter}. {text}" for letter, text in zip(ascii_uppercase, texts, strict=False))
+    return lettered(texts)
 
 
 def _choice(row: _Row, name: str, problem: str, options: tuple[str, ...], gold: str, **more) -> Question:
@@ -227,7 +228,7 @@ def _dybench(row: _Row, root: Path | None) -> Item:
     if side not in ("a", "b"):
         raise _Refused("side", "must be a or b, once each", f"got {side or 'a third row'!r} for pair {pair!r}")
     field = next((name for name in ("candidates", "options", "choices") if name in row.value), "candidates")
-    options = _lettered(row.value.get(field), field)
+    options = _options(row.value.get(field), field)
     video = row.text_or("", "video", "video_path", "path")
     subtask = row.text_or(row.key, "subtask")
     question = _choice(
@@ -334,19 +335,19 @@ def _tempcompass(name: str, row: _Row, root: Path | None) -> Item:
     if name == "tempcompass_yes_no":
         question = _yes_no(row, name, text, answer.lower(), **more)
     elif name == "tempcompass_multi_choice":
-        question = _choice(row, name, stem, _lettered(lines, "question"), answer, **more)
+        question = _choice(row, name, stem, _options(lines, "question"), answer, **more)
     elif name == "tempcompass_caption_matching":
         options = [line.partition(": ")[2] for line in lines]
         if not all(options) or answer not in lines:
             raise _Refused("question", 'must hold lines as "Caption A: ...", one of them the answer', f"got {lines!r}")
-        question = _choice(row, name, stem, _lettered(options, "question"), "ABCDEF"[lines.index(answer)], **more)
+        question = _choice(row, name, stem, _options(options, "question"), "ABCDEF"[lines.index(answer)], **more)
         layout["label"] = lines[0].split()[0]
     else:
         try:
             options = caption_options(text)
         except (ValueError, SyntaxError) as error:
             raise _Refused("question", "holds no information to choose from", error) from error
-        question = _choice(row, name, text, _lettered(options, "question"), answer.partition(".")[0], **more)
+        question = _choice(row, name, text, _options(options, "question"), answer.partition(".")[0], **more)
         layout |= {key: row.text(key) for key in ("mc_question", "mc_answer") if row.value.get(key)}
     facts = {"dim": dim, "task": name.removeprefix("tempcompass_")}
     return Item(f"{row.key}/{row.index}", question, text + _TEMPCOMPASS_REQUEST[name], facts, layout)
@@ -360,7 +361,7 @@ VIDEOMME_REQUEST = (
 
 def _videomme(row: _Row, root: Path | None) -> Item:
     """Without subtitles, which is the default of VLMEvalKit and of the paper's table."""
-    options = _lettered(row.value.get("options"), "options")
+    options = _options(row.value.get("options"), "options")
     video = row.text_or("", "videoID")
     path = _clip(root, video, "data/{}.mp4", "videos/{}.mp4", "video/{}.mp4", "{}.mp4")
     question = _choice(row, "videomme", row.text("question"), options, row.text("answer"), path=path)
@@ -418,7 +419,7 @@ def _mvbench_files(path: Path) -> Iterator[tuple[Path, _Row | RawRow]]:
 
 def _mvbench(row: _Row, root: Path | None) -> Item:
     task, video = row.key, row.text_or("", "video")
-    options = _lettered(row.value.get("candidates"), "candidates")
+    options = _options(row.value.get("candidates"), "candidates")
     more: dict[str, Any] = {"subtask": task}
     if row.folder:
         more["path"] = _clip(root, video, f"{row.folder.strip('./')}/{{}}", "{}")
@@ -558,7 +559,7 @@ def remarks(name: str, items: Sequence[Item]) -> list[str]:
         alike = [
             pair
             for pair, members in groups.items()
-            if len({_content(item.question) for item in members}) < len(members)
+            if len({_gold(item.question) for item in members}) < len(members)
             and not members[0].question.subtask.startswith("static")
         ]
         if alike:
@@ -577,10 +578,9 @@ def remarks(name: str, items: Sequence[Item]) -> list[str]:
     return found
 
 
-def _content(question: Question) -> str:
+def _gold(question: Question) -> str | None:
     """The right answer without its letter: what two sides with options in another order share."""
-    option = next((option for option in question.options if option.startswith(question.gold)), question.gold)
-    return (split_option(option) or ("", option))[1].casefold()
+    return content({"answer": question.gold, "options": question.options})
 
 
 def _some(ids: Sequence[str]) -> str:

@@ -1,9 +1,9 @@
-"""Greedy answers to the questions of benchmarks, full clips and shortcut settings alike, and their scores.
+"""Greedy answers to the questions of benchmarks, under every setting of --shown, and their scores.
 
     RUN/settings.json                               every setting as resolved
-    RUN/<benchmark>[.<shortcut>]/predictions.jsonl  a question a line: it, the reply, the answer read in it
-    RUN/<benchmark>[.<shortcut>]/result.json        the settings and the numbers of `eval.scoring.report`
-    RUN/tempcompass[.<shortcut>]/...                both once more, of its three sub-tasks together
+    RUN/<benchmark>[.<setting>]/predictions.jsonl  a question a line: it, the reply, the answer read in it
+    RUN/<benchmark>[.<setting>]/result.json        the settings and the numbers of `eval.scoring.report`
+    RUN/tempcompass[.<setting>]/...                both once more, of its three sub-tasks together
 
 What is asked and how a reply is read is the benchmark's (`eval/benchmarks.py`); rows of one's own are asked and read as
 in training. A reply that cannot be read is wrong. A question that could not be asked (no such clip, an endpoint that
@@ -34,13 +34,14 @@ from eval import parts
 from eval.answer import Answered, as_they_come, check_pairs, in_chunks, share
 from eval.benchmarks import Item, load, read_answer, rejected, remarks
 from eval.endpoint import Endpoint, GaveUp
-from eval.scoring import report
+from eval.scoring import counterfactual_report, report
 from eval.settings import FREE_IN_A_RUN, GROUPS, BenchmarkArgs
-from eval.shortcuts import Shortcut, show
+from eval.shown import Setting, show
 from model import banned_ids, load_processor
 from parallel import print_main
 from pictures import table
 from rollout import ChatEngine, Engine, EngineSettings, Request, Sampling, build_engine
+from transforms import COUNTERFACTUALS, IDENTITY
 from verifiers import verify
 
 LAYOUT = {
@@ -85,17 +86,17 @@ class Task:
     """One question under one setting."""
 
     benchmark: str
-    shortcut: Shortcut
+    setting: Setting
     item: Item
 
     @property
     def place(self) -> str:
         """Its folder within the run."""
-        return place(self.benchmark, self.shortcut)
+        return place(self.benchmark, self.setting)
 
 
-def place(benchmark: str, shortcut: Shortcut) -> str:
-    return benchmark if shortcut == "identity" else f"{benchmark}.{shortcut}"
+def place(benchmark: str, setting: Setting) -> str:
+    return benchmark if setting == IDENTITY else f"{benchmark}.{setting}"
 
 
 # -- what is to be done ------------------------------------------------------------------------------------------------
@@ -125,7 +126,7 @@ def prepare(args: BenchmarkArgs, folder: str) -> Job:
             )
         if benchmark.rejected:
             print_main(f"{benchmark.name}: {benchmark.rejected} pairs that a reviewer rejected are left out")
-        if not args.accept_missing and set(args.shortcuts) != {"text_only"}:
+        if not args.accept_missing and set(args.shown) != {"text_only"}:
             _frame_folders(benchmark)
     if args.engine == "openai":
         _client(args)  # its faults now, not after an hour of decoding
@@ -135,9 +136,9 @@ def prepare(args: BenchmarkArgs, folder: str) -> Job:
         run = Path(args.output)
         parts.keep_settings(run / "settings.json", settings, free=FREE_IN_A_RUN, hint="give a new --output")
         return {
-            place(benchmark.name, shortcut): {row["id"] for row in _rows(args, benchmark, shortcut) if not row["error"]}
+            place(benchmark.name, setting): {row["id"] for row in _rows(args, benchmark, setting) if not row["error"]}
             for benchmark in benchmarks
-            for shortcut in args.shortcuts
+            for setting in args.shown
         }
 
     return Job(benchmarks, settings, parts.first_rank(opened))
@@ -201,12 +202,12 @@ def resolved(args: BenchmarkArgs, folder: str) -> dict:
     }
 
 
-def _rows(args: BenchmarkArgs, benchmark: Benchmark, shortcut: Shortcut) -> list[dict]:
+def _rows(args: BenchmarkArgs, benchmark: Benchmark, setting: Setting) -> list[dict]:
     """Rows written so far, in the order of the questions. Rank 0 alone.
 
     ValueError where one is of another question than the benchmark has under its id.
     """
-    file = Path(args.output, place(benchmark.name, shortcut), "predictions.jsonl")
+    file = Path(args.output, place(benchmark.name, setting), "predictions.jsonl")
     items = {item.id: item for item in benchmark.items}
     rows = parts.merge(file, list(items), kind="prediction")
     for row in rows:
@@ -232,7 +233,7 @@ def _asked(item: Item) -> dict:
 def run(args: BenchmarkArgs, folder: str, job: Job, device: torch.device) -> int:
     """Answer what is left, write and report every result; returns the exit code. All ranks take part."""
     left = [
-        [Task(benchmark.name, s, item) for s in args.shortcuts if item.id not in job.done[place(benchmark.name, s)]]
+        [Task(benchmark.name, s, item) for s in args.shown if item.id not in job.done[place(benchmark.name, s)]]
         for benchmark in job.benchmarks
         for item in benchmark.items
     ]
@@ -313,14 +314,14 @@ class Prompts:
 
     def ahead(self, tasks: Sequence[Task]) -> None:
         """Read the clips that these will ask for, but for the one at hand."""
-        questions = [task.item.question for task in tasks if task.shortcut != "text_only"]
+        questions = [task.item.question for task in tasks if task.setting != "text_only"]
         self.clips.prefetch([question for question in questions if _clip(question) != self._last[0]])
 
     def prompt(self, task: Task) -> Prompt:
         """ClipError where the clip cannot be seen or the prompt is too long."""
         question = task.item.question
-        view = None if task.shortcut == "text_only" else self._view(question)
-        shown = show(task.shortcut, view, question, self._seed)
+        view = None if task.setting == "text_only" else self._view(question)
+        shown = show(task.setting, view, question, self._seed)
         prompt = Prompt(task.item.prompt, shown.view)
         if self._renders:
             prompt = self._reader.prompt(replace(question, problem=task.item.prompt, options=()), shown.view)
@@ -376,19 +377,24 @@ def prediction(answered: Answered[Task], frames: Sequence[int], data_root: str) 
 # -- results -----------------------------------------------------------------------------------------------------------
 
 
+Answers = dict[tuple[str, Setting], list[dict]]
+"""(Benchmark, what was shown) -> rows of predictions.jsonl."""
+
+
 def finish(args: BenchmarkArgs, job: Job) -> int:
     """Write each result and print them; returns the exit code, 1 where a question has no answer. Rank 0 alone."""
     lines, missing = [], []
-    for shortcut in args.shortcuts:
-        answered = {benchmark.name: _rows(args, benchmark, shortcut) for benchmark in job.benchmarks}
+    answered: Answers = {}
+    # The clip as it is first: its counterfactuals are compared with it.
+    for setting in sorted(args.shown, key=lambda setting: setting != IDENTITY):
         for benchmark in job.benchmarks:
-            rows, name = answered[benchmark.name], place(benchmark.name, shortcut)
-            missing += [f"{name} {row['id']}: {row['error']}" for row in rows if row["error"]]
+            rows = answered[benchmark.name, setting] = _rows(args, benchmark, setting)
+            missing += [f"{place(benchmark.name, setting)} {row['id']}: {row['error']}" for row in rows if row["error"]]
             files = [str(benchmark.file.resolve())]
-            lines += _result(args, job, benchmark.name, shortcut, rows, files, benchmark.remarks)
+            lines += _result(args, job, benchmark.name, setting, answered, files, benchmark.remarks)
         for group in set(args.benchmarks) & set(GROUPS):
             members = [benchmark for benchmark in job.benchmarks if benchmark.name in GROUPS[group]]
-            lines += _joined(args, job, group, shortcut, members, answered)
+            lines += _joined(args, job, group, setting, members, answered)
     if lines:
         print(table(lines, list(lines[0])))
     for line in missing[:LISTED]:
@@ -405,36 +411,39 @@ def finish(args: BenchmarkArgs, job: Job) -> int:
 
 
 def _result(
-    args: BenchmarkArgs, job: Job, name: str, shortcut: Shortcut, rows: list[dict], files: list[str], said: list[str]
+    args: BenchmarkArgs, job: Job, name: str, setting: Setting, answered: Answers, files: list[str], said: list[str]
 ) -> list[dict]:
     """Write a benchmark's result, or remove it where a question has no answer; returns its lines on the screen."""
-    file, failed = Path(args.output, place(name, shortcut), "result.json"), sum(bool(row["error"]) for row in rows)
+    rows, of = answered[name, setting], "dybench" if name == PAIRS else name
+    against = answered[name, IDENTITY] if setting in COUNTERFACTUALS else []
+    file, failed = Path(args.output, place(name, setting), "result.json"), sum(bool(r["error"]) for r in rows + against)
     if failed and not args.accept_missing:
         file.unlink(missing_ok=True)
         return []
     result = {
         "benchmark": name,
-        "shortcut": shortcut,
+        "shown": setting,
         "settings": job.settings | {"questions_file": ", ".join(files)},
         "unanswered": failed,
         "remarks": said,
-        **report("dybench" if name == PAIRS else name, rows),
+        **(counterfactual_report(of, against, rows) if against else report(of, rows)),
     }
     parts.write_whole(file, json.dumps(result, indent=2))
     return list(_lines(result))
 
 
 def _joined(
-    args: BenchmarkArgs, job: Job, group: str, shortcut: Shortcut, members: list[Benchmark], answered: dict
+    args: BenchmarkArgs, job: Job, group: str, setting: Setting, members: list[Benchmark], answered: Answers
 ) -> list[dict]:
     """The same of a benchmark of several question files: over all of their rows, which get ids of their own."""
-    rows = [row | {"id": f"{part.name}/{row['id']}"} for part in members for row in answered[part.name]]
+    rows = [row | {"id": f"{part.name}/{row['id']}"} for part in members for row in answered[part.name, setting]]
+    answered[group, setting] = rows
     # A run folder's result lies beside the answers that it is of: eval.report asks for them.
-    file = Path(args.output, place(group, shortcut), "predictions.jsonl")
+    file = Path(args.output, place(group, setting), "predictions.jsonl")
     parts.write_whole(file, "".join(json.dumps(row) + "\n" for row in rows))
     said = [f"{part.name}: {remark}" for part in members for remark in part.remarks]
     files = [str(part.file.resolve()) for part in members]
-    return _result(args, job, group, shortcut, rows, files, said)
+    return _result(args, job, group, setting, answered, files, said)
 
 
 def _lines(result: dict) -> Iterator[dict]:
@@ -442,7 +451,7 @@ def _lines(result: dict) -> Iterator[dict]:
     for name, metric in result["metrics"].items():
         yield {
             "benchmark": result["benchmark"],
-            "shown": result["shortcut"],
+            "shown": result["shown"],
             "metric": name,
             **{key: metric[key] for key in ("value", "low", "high", "chance", "n")},
             "unanswered": result["unanswered"],

@@ -1,7 +1,7 @@
 """Ask a checkpoint about clips: benchmarks answered greedily and scored, or pass rates of rows.
 
     torchrun --nproc_per_node 8 -m eval.run --model DIR --benchmarks dybench timeblind --data-root D --output RUN
-    python -m eval.run --model DIR --pairs pairs.jsonl --output RUN --shortcuts identity single_frame shuffled text_only
+    python -m eval.run --model DIR --pairs pairs.jsonl --output RUN --shown identity single_frame shuffled text_only
     python -m eval.run --engine openai --base-url https://HOST/v1 --model NAME --benchmarks dybench ...
     torchrun --nproc_per_node 8 -m eval.run --model DIR --rows rows.jsonl --data-root D --output pass_rates.jsonl
 

@@ -168,7 +168,7 @@ def segments(*spans):
         (moving(path="x.mp4", transform="flip_reverse"), "leave the answer"),
         (moving(path="x.mp4", object=""), "missing, empty"),
         (moving(path="no.mp4"), "no such file"),
-        (moving(path="../x.mp4"), "must stay under"),
+        (moving(path="../x.mp4"), "leaves the data root"),
         (moving(path="x.mp4", start=5, end=2), "before end"),
         (moving(path="x.mp4", start=float("nan")), "must be seconds"),
         (moving(path="x.mp4", start=0, end=31), "longer than 30 s"),

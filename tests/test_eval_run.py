@@ -33,8 +33,9 @@ from eval.endpoint import Endpoint, content_parts
 from eval.report_runs import read_runs
 from eval.scoring import paired_report
 from eval.settings import BenchmarkArgs, check_benchmarks
-from eval.shortcuts import SHORTCUTS
+from eval.shown import SETTINGS, SHORTCUTS
 from rollout import Generated, Request, Sampling, pictures_of
+from transforms import COUNTERFACTUALS
 
 SUBTASKS = ("moving_direction", "event_order", "static_colour")
 
@@ -130,7 +131,7 @@ def test_a_run_folder(tmp_path, one_rank, capsys):
     assert (metrics["static_acc"], metrics["static_pair_acc"]) == (
         expected["static"]["acc"], expected["static"]["pair_acc"],
     )  # fmt: skip
-    assert (result["benchmark"], result["shortcut"], result["n"], result["unanswered"]) == ("pairs", "identity", 30, 0)
+    assert (result["benchmark"], result["shown"], result["n"], result["unanswered"]) == ("pairs", "identity", 30, 0)
     assert result["settings"]["system_prompt"] == settings["system_prompt"]
     assert "pair_acc" in capsys.readouterr().out
     assert not list(output.rglob("*.part-*"))
@@ -138,7 +139,7 @@ def test_a_run_folder(tmp_path, one_rank, capsys):
 
 def test_a_stopped_run_asks_for_the_rest_and_comes_to_the_same(tmp_path, one_rank):
     rows, whole, stopped = write_pairs(tmp_path), tmp_path / "whole", tmp_path / "stopped"
-    flags = ["--model", "m", "--pairs", rows, "--shortcuts", "identity", "text_only", "--chunk", 4]
+    flags = ["--model", "m", "--pairs", rows, "--shown", "identity", "text_only", "--chunk", 4]
     assert run(args_of(*flags, "--output", whole), Scripted()) == 0
     with pytest.raises(RuntimeError, match="gone"):
         run(args_of(*flags, "--output", stopped), Scripted(stop_after=13))
@@ -154,13 +155,51 @@ def test_a_stopped_run_asks_for_the_rest_and_comes_to_the_same(tmp_path, one_ran
 
     engine = Scripted()
     assert run(args_of(*flags, "--output", whole), engine) == 0 and not engine.asked
-    assert run(args_of(*flags[:4], "--shortcuts", "shuffled", "--output", whole), engine) == 0
+    assert run(args_of(*flags[:4], "--shown", "shuffled", "--output", whole), engine) == 0
     assert len(engine.asked) == 30  # a setting may be added; of what is there, nothing is asked again
     with pytest.raises(ValueError, match=r"settings.json holds other settings \(frames was 32, is 8\): give a new"):
         run(args_of(*flags, "--output", whole, "--frames", 8), engine)
     rows.write_text(rows.read_text().replace("event_order 3b?", "event_order 3b!"))
     with pytest.raises(ValueError, match=r"id 'event_order/3/b' is not the question .* give a new --output"):
         run(args_of(*flags, "--output", whole), engine)
+
+
+def test_answers_to_counterfactuals_are_compared_with_those_to_the_clips(tmp_path, one_rank, capsys):
+    """The engine reads the first frame's left half: in the mirror other rows change their answer than in rewind."""
+    rows, output = write_pairs(tmp_path, data_type="video", path="clip.mp4"), tmp_path / "run"
+    flags = ["--model", "m", "--pairs", rows, "--output", output, "--frames", 4, "--engine", "vllm-generic"]
+    flags += ["--shown", "horizontal_flip", "identity", "temporal_reverse"]
+
+    class Looks:
+        fails = ()
+
+        def generate(self, requests):
+            return [Generated((), [Rollout((), torch.empty(0), *self.read(r.prompt))], self.fault(r)) for r in requests]
+
+        def fault(self, request):
+            return "no reply" if any(word in request.prompt.text for word in self.fails) else ""
+
+        def read(self, prompt):
+            dark = prompt.view.frames[0, 0, 0, 0] < 10
+            static = "static" in prompt.text
+            return f"\\boxed{{{'left' if static or dark else 'right'}}}", "stop"
+
+    view = clip_of(4)
+    view.frames[..., 32:] += 100
+    looks = Looks()
+    looks.fails = ["static_colour 0b"]
+    with mock.patch.object(predictions.Prompts, "_view", lambda *_: view):
+        assert run(args_of(*flags), looks) == 1
+        assert not list(output.glob("*/result.json"))
+        assert run(args_of(*flags), Looks()) == 0
+    for name in ("horizontal_flip", "temporal_reverse"):
+        result = json.loads((output / f"pairs.{name}" / "result.json").read_text())
+        metrics = {metric: (of["value"], of["n"]) for metric, of in result["metrics"].items()}
+        assert metrics == {"agreement": (100.0, 10), "same_answer": (0.0, 20)} and result["shown"] == name
+    written = read(output / "pairs.temporal_reverse" / "predictions.jsonl")
+    assert {tuple(row["frames"]) for row in written} == {(3, 2, 1, 0)}
+    with pytest.raises(ValueError, match="--shown temporal_reverse is compared with the clip as it is: name identity"):
+        check_benchmarks(args_of(*flags[:-3], "temporal_reverse"), 1, 1)
 
 
 def test_what_cannot_be_asked_is_listed_and_asked_again(tmp_path, one_rank, capsys):
@@ -318,8 +357,8 @@ def test_pairs_that_a_reviewer_rejected_are_left_out_and_said(tmp_path, one_rank
         (["--pairs", "p"], "--model is missing"),
         (["--pairs", "p", "--model", "m"], "--output is missing"),
         (["--benchmarks", "mvbench", "--model", "m", "--output", "o"], "--data-root is missing"),
-        (["--shortcuts"], "--shortcuts must name each setting once"),
-        (["--shortcuts", "shuffled", "shuffled"], "--shortcuts must name each setting once"),
+        (["--shown"], "--shown must name each setting once"),
+        (["--shown", "shuffled", "shuffled"], "--shown must name each setting once"),
         (["--files", "videomme=x"], "--files videomme=x must be NAME=FILE, NAME one of dybench"),
         (["--files", "dybench"], "must be NAME=FILE"),
         (["--engine", "openai"], "needs --base-url"),
@@ -504,7 +543,7 @@ def ask_server(server, rows, output, *more) -> int:
 def test_an_endpoint_gets_the_frames_as_images_under_every_setting(serve, tmp_path, one_rank):
     server = serve(lambda prompt, count: 500 if count == 1 and "event_order 1a" in prompt[-1]["text"] else "\\boxed{A}")
     rows, output = write_pairs(tmp_path, 2, data_type="video", path="clip.mp4"), tmp_path / "run"
-    assert ask_server(server, rows, output, "--shortcuts", *SHORTCUTS) == 0
+    assert ask_server(server, rows, output, "--shown", *SHORTCUTS) == 0
     asked = {}
     for body in server.requests:
         (turn,) = body["messages"]
@@ -629,22 +668,31 @@ def test_the_numbers_are_trainings_own_and_any_engine_answers(tmp_path):
     small += ["--train-file", tmp_path / "train.jsonl", "--eval-file", pairs, "--run-dir", run_dir]
     launch("train.py", *toy, *small, ranks=1)
     before = json.loads((run_dir / "summary.json").read_text())["before"]
-    launch("-m", "eval.run", *toy, "--pairs", pairs, "--output", output, "--shortcuts", *SHORTCUTS, ranks=1)
-    results = {s: json.loads((output / predictions.place("pairs", s) / "result.json").read_text()) for s in SHORTCUTS}
+    launch("-m", "eval.run", *toy, "--pairs", pairs, "--output", output, "--shown", *SETTINGS, ranks=1)
+    results = {s: json.loads((output / predictions.place("pairs", s) / "result.json").read_text()) for s in SETTINGS}
     found = {name: metric["value"] for name, metric in results["identity"]["metrics"].items()}
     assert (found["acc"], found["pair_acc"]) == (before["acc"], before["pair_acc"])
     assert (found["static_acc"], found["static_pair_acc"]) == (before["static"]["acc"], before["static"]["pair_acc"])
     for name, part in results["identity"]["groups"]["subtask"].items():
         assert part["pair_acc"]["value"] == before["subtasks"][name]["pair_acc"]
-    assert {name: result["n"] for name, result in results.items()} == dict.fromkeys(SHORTCUTS, 32)
+    assert {name: result["n"] for name, result in results.items()} == dict.fromkeys(SETTINGS, 32)
     for shortcut in SHORTCUTS.keys() - {"identity"}:  # a guess of so few pairs: three standard errors
         pair_acc = results[shortcut]["metrics"]["pair_acc"]
         by_chance = pair_acc["chance"] / 100
         margin = 300 * (by_chance * (1 - by_chance) / pair_acc["n"]) ** 0.5
         assert pair_acc["value"] <= pair_acc["chance"] + margin, shortcut
+    for transform in COUNTERFACTUALS:
+        before, after = (
+            read(output / predictions.place("pairs", s) / "predictions.jsonl") for s in ("identity", transform)
+        )
+        same = [one["answer"] and one["answer"] == two["answer"] for one, two in zip(before, after, strict=True)]
+        static = [row["subtask"].startswith("static") for row in before]
+        for metric, wanted in (("agreement", True), ("same_answer", False)):
+            of = [bool(stays) for stays, is_static in zip(same, static, strict=True) if is_static == wanted]
+            assert results[transform]["metrics"][metric]["value"] == pytest.approx(100 * np.mean(of))
 
     generic = ["--engine", "vllm-generic", "--pairs", pairs, "--output", tmp_path / "generic"]
-    generic += ["--shortcuts", "identity", "single_frame", "--max-prompt-tokens", 1024]
+    generic += ["--shown", "identity", "single_frame", "--max-prompt-tokens", 1024]
     launch("-m", "eval.run", *toy, *generic, ranks=1)
     for name in ("pairs", "pairs.single_frame"):
         written = read(tmp_path / "generic" / name / "predictions.jsonl")
