@@ -23,8 +23,8 @@ LEVELS = {
     "data.clips": 3, "data.filter": 3, "data.sources": 3, "data.check": 4, "router_audit": 4, "router": 5,
     "model": 2, "rollout": 3, "update": 3, "data.reader": 4, "plan": 5, "score": 6, "samples": 6,
     "data.parquet": 1, "eval.replies": 2, "eval.scoring": 2, "eval.benchmarks": 3, "eval.answer": 4, "eval.score": 4,
-    "eval.interop": 5, "eval.shown": 1, "eval.parts": 2, "eval.endpoint": 4, "eval.settings": 5, "eval.pass_rates": 6,
-    "eval.predictions": 6, "eval.run": 7, "eval.dybench_words": 0, "eval.dybench_clips": 0, "eval.dybench_sources": 3,
+    "eval.interop": 5, "eval.questions": 4, "eval.shown": 1, "eval.parts": 2, "eval.endpoint": 4, "eval.settings": 5,
+    "eval.pass_rates": 6, "eval.predictions": 6, "eval.run": 7, "eval.dybench_words": 0, "eval.dybench_clips": 0, "eval.dybench_sources": 3,
     "eval.dybench_pairs": 3, "eval.dybench_sheet": 4, "eval.dybench": 5, "eval.report_runs": 3, "eval.report_tables": 4,
     "eval.report_pictures": 5, "eval.report_gallery": 5, "eval.report_page": 6, "eval.report": 7,
     "toy.world": 1, "toy.model": 3, "toy.warm_start": 4, "train": 7, "toy.demo": 7,
@@ -71,10 +71,10 @@ def test_every_flag_in_the_readme_is_a_setting():
     import router
     from config import Config
     from data import check, filter, sources
-    from eval import dybench, interop, report, score, settings
+    from eval import dybench, interop, questions, report, score, settings
 
     commands = (Config, check.CheckArgs, filter.FilterArgs, sources.Args, score.ScoreArgs, interop.InteropArgs)
-    commands += (settings.PassRateArgs, settings.BenchmarkArgs, report.ReportArgs)
+    commands += (settings.PassRateArgs, settings.BenchmarkArgs, report.ReportArgs, questions.QuestionArgs)
     commands += tuple(args for args, _ in (router.ACTIONS | dybench.ACTIONS).values())
     fields = {field.name for command in commands for field in dataclasses.fields(command)}
     elsewhere = set("nproc_per_node nnodes rdzv_backend rdzv_endpoint help out".split())
