@@ -1,6 +1,7 @@
 """Greedy answers to the questions of benchmarks, under every setting of --shown, and their scores.
 
     RUN/settings.json                               every setting as resolved
+    RUN/lock                                        held by the one process that writes here
     RUN/<benchmark>[.<setting>]/predictions.jsonl  a question a line: it, the reply, the answer read in it
     RUN/<benchmark>[.<setting>]/result.json        the settings and the numbers of `eval.scoring.report`
     RUN/tempcompass[.<setting>]/...                both once more, of its three sub-tasks together
@@ -21,6 +22,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import IO
 
 import torch
 import torch.distributed as dist
@@ -110,6 +112,8 @@ class Job:
     settings: dict
     done: dict[str, set[str]]
     """Place -> ids of the questions answered there."""
+    held: IO[bytes] | None = None
+    """Rank 0's hold on the run's folder, for as long as there is this job."""
 
 
 def prepare(args: BenchmarkArgs, folder: str) -> Job:
@@ -132,8 +136,11 @@ def prepare(args: BenchmarkArgs, folder: str) -> Job:
         _client(args)  # its faults now, not after an hour of decoding
     settings = resolved(args, folder)
 
+    run, held = Path(args.output), None
+
     def opened() -> dict[str, set[str]]:
-        run = Path(args.output)
+        nonlocal held
+        held = parts.hold(run)
         parts.keep_settings(run / "settings.json", settings, free=FREE_IN_A_RUN, hint="give a new --output")
         return {
             place(benchmark.name, setting): {row["id"] for row in _rows(args, benchmark, setting) if not row["error"]}
@@ -141,7 +148,8 @@ def prepare(args: BenchmarkArgs, folder: str) -> Job:
             for setting in args.shown
         }
 
-    return Job(benchmarks, settings, parts.first_rank(opened))
+    done = parts.first_rank(opened)
+    return Job(benchmarks, settings, done, held)
 
 
 def _load(args: BenchmarkArgs, name: str) -> Benchmark:

@@ -164,6 +164,19 @@ def test_a_stopped_run_asks_for_the_rest_and_comes_to_the_same(tmp_path, one_ran
         run(args_of(*flags, "--output", whole), engine)
 
 
+def test_two_evaluations_may_not_write_one_folder(tmp_path, one_rank):
+    args = args_of("--model", "m", "--pairs", write_pairs(tmp_path), "--output", tmp_path / "run")
+
+    class Meanwhile(Scripted):
+        def generate(self, requests):
+            with pytest.raises(ValueError, match="run: another evaluation writes to it; wait for its end, or give"):
+                predictions.prepare(args, "m")
+            return super().generate(requests)
+
+    assert run(args, Meanwhile()) == 0
+    assert run(args, Scripted()) == 0  # the hold went with the run
+
+
 def test_answers_to_counterfactuals_are_compared_with_those_to_the_clips(tmp_path, one_rank, capsys):
     """The engine reads the first frame's left half: in the mirror other rows change their answer than in rewind."""
     rows, output = write_pairs(tmp_path, data_type="video", path="clip.mp4"), tmp_path / "run"
