@@ -4,7 +4,7 @@
     python router.py --rows rows.jsonl --output routed.jsonl --engine rules
     python -m eval.report RUN --output report/ --routed mvbench=routed.jsonl        # Fig. 1, right
 
-Writes a benchmark's questions in the row format of training files under the ids of `eval/benchmarks.py`, which
+Writes a benchmark's questions in the row format of training files under the ids of `eval/layouts.py`, which
 `eval.run` answers them by. Clips need not be there: the router reads text. Exit code 0, or 2 with one line.
 """
 
@@ -19,7 +19,8 @@ from typing import Literal
 
 import tyro
 
-from eval.benchmarks import NAMES, Item, load
+from eval.benchmarks import NAMES, load
+from eval.layouts import Item
 from eval.parts import write_whole
 
 

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from episode import View
-from eval.benchmarks import MVBENCH_FOLDERS, NAMES, load, read_answer, rejected, remarks
+from eval.benchmarks import NAMES, load, read_answer, rejected, remarks
+from eval.layouts import MVBENCH_FOLDERS
 from eval.replies import caption_options, read_caption, read_caption_matching, read_choice, read_yes_no
 from eval.shown import show
 

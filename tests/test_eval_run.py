@@ -28,7 +28,7 @@ from chat_client import ChatClient
 from data.prompts import question_text
 from data.video import ClipError, frame_indices
 from episode import Prompt, Question, Rollout, View
-from eval import answer, parts, predictions
+from eval import answer, jobs, parts, predictions
 from eval.endpoint import Endpoint, content_parts
 from eval.report_runs import read_runs
 from eval.scoring import paired_report
@@ -93,7 +93,7 @@ def one_rank(monkeypatch):
 
 def run(args, engine) -> int:
     with mock.patch.object(predictions, "build", lambda *_: (engine, None)):
-        return predictions.run(args, "m", predictions.prepare(args, "m"), torch.device("cpu"))
+        return predictions.run(args, "m", jobs.prepare(args, "m"), torch.device("cpu"))
 
 
 # -- a run folder ------------------------------------------------------------------------------------------------------
@@ -170,7 +170,7 @@ def test_two_evaluations_may_not_write_one_folder(tmp_path, one_rank):
     class Meanwhile(Scripted):
         def generate(self, requests):
             with pytest.raises(ValueError, match="run: another evaluation writes to it; wait for its end, or give"):
-                predictions.prepare(args, "m")
+                jobs.prepare(args, "m")
             return super().generate(requests)
 
     assert run(args, Meanwhile()) == 0
@@ -252,7 +252,7 @@ def test_the_releases_are_found_under_the_data_root(tmp_path, one_rank):
     (tmp_path / "state_change.json").write_text(json.dumps(task))
     flags = ["--model", "m", "--data-root", tmp_path, "--benchmarks", "timeblind", "mvbench"]
     with pytest.raises(ValueError, match="MVBench/json"):
-        predictions.prepare(args_of(*flags, "--output", tmp_path / "run"), "m")
+        jobs.prepare(args_of(*flags, "--output", tmp_path / "run"), "m")
     flags += ["--files", f"mvbench={tmp_path / 'state_change.json'}", "--output", tmp_path / "run"]
 
     class Says:
@@ -317,11 +317,11 @@ def test_mvbench_is_asked_by_its_cut_clips_where_they_are(tmp_path):
     flags = ["--model", "m", "--data-root", tmp_path, "--output", tmp_path / "run", "--benchmarks", "mvbench"]
     with mock.patch.object(parts, "gather_objects", lambda value: [value]):
         with pytest.raises(ValueError, match=r"1 clips must be files, .*frames_fps3_hq/v; get .* `video` .*test.json"):
-            predictions.prepare(args_of(*flags), "m")
-        assert predictions.prepare(args_of(*flags, "--accept-missing"), "m").benchmarks[0].file == root / "json"
+            jobs.prepare(args_of(*flags), "m")
+        assert jobs.prepare(args_of(*flags, "--accept-missing"), "m").benchmarks[0].file == root / "json"
         tree = {"meta": {"Episodic Reasoning": [row | {"video": "v.mp4"}]}, "root": {"Episodic Reasoning": "video/tv"}}
         (root / "test.json").write_text(json.dumps(tree))
-        (mvbench,) = predictions.prepare(args_of(*flags, "--output", tmp_path / "other"), "m").benchmarks
+        (mvbench,) = jobs.prepare(args_of(*flags, "--output", tmp_path / "other"), "m").benchmarks
     assert mvbench.file == root / "test.json" and mvbench.items[0].question.path == str(root / "video/tv/v.mp4")
 
 
@@ -360,7 +360,7 @@ def test_pairs_that_a_reviewer_rejected_are_left_out_and_said(tmp_path, one_rank
     if name == "pairs":
         file.write_text("".join(json.dumps(row | {"accepted": False}) + "\n" for row in rows))
         with pytest.raises(ValueError, match="holds no pair that no reviewer rejected"):
-            predictions.load_pairs(args_of("--pairs", file))
+            jobs.load_pairs(args_of("--pairs", file))
 
 
 @pytest.mark.parametrize(
@@ -492,8 +492,8 @@ def test_one_decoding_serves_all_settings_of_a_question(tmp_path, one_rank):
     prompts = predictions.Prompts(args, None)
     prompts.clips.close()
     prompts.clips = Clips()
-    items = predictions.load_pairs(args).items
-    tasks = [predictions.Task("pairs", shortcut, items[0]) for shortcut in SHORTCUTS]
+    items = jobs.load_pairs(args).items
+    tasks = [jobs.Task("pairs", shortcut, items[0]) for shortcut in SHORTCUTS]
     seen = [prompts.prompt(task).view for task in tasks]
     assert reads == [items[0].id] and [view and len(view.frames) for view in seen] == [4, 2, 4, None]
     prompts.ahead(tasks)
@@ -550,7 +550,7 @@ def ask_server(server, rows, output, *more) -> int:
     args = args_of(*flags, "--frames", 4, "--backoff", 0.01, "--deadline", 2, "--tries", 2, *more)
     check_benchmarks(args, 1, 1)
     with mock.patch.object(predictions.Prompts, "_view", lambda *_: clip_of(4)):
-        return predictions.run(args, "m", predictions.prepare(args, "m"), torch.device("cpu"))
+        return predictions.run(args, "m", jobs.prepare(args, "m"), torch.device("cpu"))
 
 
 def test_an_endpoint_gets_the_frames_as_images_under_every_setting(serve, tmp_path, one_rank):
@@ -564,7 +564,7 @@ def test_an_endpoint_gets_the_frames_as_images_under_every_setting(serve, tmp_pa
         asked.setdefault(turn["content"][-1]["text"], []).append(greys(turn["content"]))
     assert len(server.requests) == 4 * 12 + 4 and len(asked) == 12
     for shortcut in SHORTCUTS:
-        written = read(output / predictions.place("pairs", shortcut) / "predictions.jsonl")
+        written = read(output / jobs.place("pairs", shortcut) / "predictions.jsonl")
         for row in written:
             words = "\n".join([row["problem"], "Options:", *row["options"], "Put your final answer in \\boxed{}."])
             assert row["frames"] in asked[words]  # frame i of the clip is grey i
@@ -652,7 +652,7 @@ def answer_on_this_rank(rows: str, output: str, stop_after: int) -> list[dict]:
     device = parallel.start()
     args = args_of("--model", "m", "--pairs", rows, "--output", output, "--chunk", 2)
     with mock.patch.object(predictions, "build", lambda *_: (Scripted(stop_after=stop_after), None)):
-        job = predictions.prepare(args, "m")
+        job = jobs.prepare(args, "m")
         with contextlib.suppress(RuntimeError):
             predictions.run(args, "m", job, device)
     file = Path(output, "pairs", "predictions.jsonl")
@@ -682,7 +682,7 @@ def test_the_numbers_are_trainings_own_and_any_engine_answers(tmp_path):
     launch("train.py", *toy, *small, ranks=1)
     before = json.loads((run_dir / "summary.json").read_text())["before"]
     launch("-m", "eval.run", *toy, "--pairs", pairs, "--output", output, "--shown", *SETTINGS, ranks=1)
-    results = {s: json.loads((output / predictions.place("pairs", s) / "result.json").read_text()) for s in SETTINGS}
+    results = {s: json.loads((output / jobs.place("pairs", s) / "result.json").read_text()) for s in SETTINGS}
     found = {name: metric["value"] for name, metric in results["identity"]["metrics"].items()}
     assert (found["acc"], found["pair_acc"]) == (before["acc"], before["pair_acc"])
     assert (found["static_acc"], found["static_pair_acc"]) == (before["static"]["acc"], before["static"]["pair_acc"])
@@ -695,9 +695,7 @@ def test_the_numbers_are_trainings_own_and_any_engine_answers(tmp_path):
         margin = 300 * (by_chance * (1 - by_chance) / pair_acc["n"]) ** 0.5
         assert pair_acc["value"] <= pair_acc["chance"] + margin, shortcut
     for transform in COUNTERFACTUALS:
-        before, after = (
-            read(output / predictions.place("pairs", s) / "predictions.jsonl") for s in ("identity", transform)
-        )
+        before, after = (read(output / jobs.place("pairs", s) / "predictions.jsonl") for s in ("identity", transform))
         same = [one["answer"] and one["answer"] == two["answer"] for one, two in zip(before, after, strict=True)]
         static = [row["subtask"].startswith("static") for row in before]
         for metric, wanted in (("agreement", True), ("same_answer", False)):

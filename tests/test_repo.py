@@ -22,12 +22,12 @@ LEVELS = {
     "data.video": 1, "data.cache": 1, "data.prompts": 1, "data.image": 2, "data.dataset": 2, "data.corpora": 2,
     "data.clips": 3, "data.filter": 3, "data.sources": 3, "data.check": 4, "router_audit": 4, "router": 5,
     "model": 2, "rollout": 3, "update": 3, "data.reader": 4, "plan": 5, "score": 6, "samples": 6,
-    "data.parquet": 1, "eval.replies": 2, "eval.scoring": 2, "eval.benchmarks": 3, "eval.answer": 4, "eval.score": 4,
-    "eval.interop": 5, "eval.questions": 4, "eval.shown": 1, "eval.parts": 2, "eval.endpoint": 4, "eval.settings": 5,
-    "eval.pass_rates": 6, "eval.predictions": 6, "eval.run": 7, "eval.dybench_words": 0, "eval.dybench_clips": 0,
-    "eval.dybench_sources": 3, "eval.dybench_stats": 2, "eval.dybench_pairs": 3, "eval.dybench_sheet": 4,
-    "eval.dybench": 5, "eval.report_runs": 3, "eval.report_tables": 4, "eval.report_pictures": 5,
-    "eval.report_gallery": 5, "eval.report_page": 6, "eval.report": 7,
+    "data.parquet": 1, "eval.replies": 2, "eval.scoring": 2, "eval.layouts": 3, "eval.benchmarks": 4, "eval.answer": 4,
+    "eval.score": 5, "eval.interop": 6, "eval.questions": 5, "eval.shown": 1, "eval.parts": 2, "eval.settings": 5,
+    "eval.endpoint": 6, "eval.jobs": 7, "eval.pass_rates": 6, "eval.predictions": 8, "eval.run": 9,
+    "eval.dybench_words": 0, "eval.dybench_clips": 0, "eval.dybench_sources": 3, "eval.dybench_stats": 2,
+    "eval.dybench_pairs": 3, "eval.dybench_sheet": 4, "eval.dybench": 5, "eval.report_runs": 3, "eval.report_tables": 4,
+    "eval.report_pictures": 5, "eval.report_gallery": 5, "eval.report_page": 6, "eval.report": 7,
     "toy.world": 1, "toy.model": 3, "toy.warm_start": 4, "train": 7, "toy.demo": 7,
 }  # fmt: skip
 
