@@ -1,9 +1,10 @@
 """Greedy answers to the questions of benchmarks, under every setting of --shown, and their scores.
 
-    RUN/settings.json                               every setting as resolved
-    RUN/lock                                        held by the one process that writes here
+    RUN/settings.json                              every setting as resolved
+    RUN/lock                                       held by the one evaluation that writes here
     RUN/<benchmark>[.<setting>]/predictions.jsonl  a question a line: it, the reply, the answer read in it
-    RUN/<benchmark>[.<setting>]/result.json        the settings and the numbers of `eval.scoring.report`
+    RUN/<benchmark>[.<setting>]/result.json        the settings and the numbers of `eval.scoring.report`, of a flipped
+                                                   or reversed clip those of `eval.scoring.counterfactual_report`
     RUN/tempcompass[.<setting>]/...                both once more, of its three sub-tasks together
 
 What is asked and how a reply is read is the benchmark's (`eval/benchmarks.py`); rows of one's own are asked and read as
