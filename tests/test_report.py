@@ -276,6 +276,21 @@ def test_timeblind_blocks_that_lack_an_answer_are_invalid_as_in_result_json(copi
         assert found["relations", "TimeBlind", heading].cells["base"].score.value == want[metric]["value"]
 
 
+def test_tempcompass_is_broken_down_by_sub_task_once(copies):
+    """Though its answers lie in a run twice, by sub-task and joined."""
+    for run in copies:
+        kinds = ("multi_choice", "caption_matching")
+        rows = [
+            r | {"facts": r["facts"] | {"task": kind}} for kind in kinds for r in rows_of(run, f"tempcompass_{kind}")
+        ]
+        write_part(run / "tempcompass", [row | {"id": f"{at}"} for at, row in enumerate(rows)])
+    _, breakdowns, _ = all_tables(read_runs(list(map(str, copies))), Bootstrap(100))
+    names = [table.name for table in breakdowns]
+    assert len(names) == len(set(names)) and {"tempcompass_task", "tempcompass_dim"} <= set(names)
+    by_task = next(table for table in breakdowns if table.name == "tempcompass_task")
+    assert [column.group for column in by_task.columns] == ["multi-choice", "caption matching"]
+
+
 def test_same_answers_have_a_chance_but_no_badge_for_being_below_it(runs):
     column = tables(runs[:1], 100)["relations", "DyBench, dynamic", "Same answer"]
     want = json.loads((runs[0] / "dybench" / "result.json").read_text())["metrics"]["same_answer"]["chance"]
