@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 
 from episode import Question
-from verifiers import split_option
+from verifiers import option_of, option_text
 
 # (answer changes in the mirror, answer changes backwards) -> category; the paper's decision table.
 CATEGORIES = {
@@ -143,11 +143,10 @@ def explain(question: Question) -> str:
 
 def gold_text(question: Question, *, letter: bool = False) -> str:
     """The gold answer in words: its option's text in multiple choice, with its `letter` or without."""
-    if question.problem_type == "multiple choice":
-        for option in question.options:
-            if (pair := split_option(option)) and pair[0] == question.gold:
-                return option if letter else pair[1]
-    return question.gold
+    option = option_of(question.gold, question.options) if question.problem_type == "multiple choice" else None
+    if option is None:
+        return question.gold
+    return option if letter else option_text(option)
 
 
 def _mirror(asked: str, gold: str) -> str:

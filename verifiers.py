@@ -19,6 +19,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from itertools import groupby
+from string import ascii_uppercase
 
 from math_judge import MathJudge
 
@@ -167,6 +168,22 @@ def split_option(option: str) -> tuple[str, str] | None:
     """("A", "left") of "A. left", "(A) left", "A) left", "A: left" or "A"; None where no letter leads."""
     match = _OPTION.fullmatch(option)
     return None if match is None else (match[2] or match[3], match[4])
+
+
+def option_text(option: str) -> str:
+    """ "left" of "A. left"; all of it where no letter leads, or no text follows."""
+    pair = split_option(option)
+    return pair[1] if pair and pair[1] else option.strip()
+
+
+def option_of(letter: str, options: Sequence[str]) -> str | None:
+    """The option that a letter names, as it is written; None where there is none."""
+    return next((option for option in options if (pair := split_option(option)) and pair[0] == letter), None)
+
+
+def lettered(texts: Sequence[str]) -> tuple[str, ...]:
+    """ "left" -> "A. left", in the order given."""
+    return tuple(f"{letter}. {text}" for letter, text in zip(ascii_uppercase, texts, strict=False))
 
 
 def _option_text(text: str) -> str:

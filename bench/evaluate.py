@@ -26,7 +26,8 @@ import tyro
 import config
 import parallel
 from eval.answer import in_chunks
-from eval.predictions import Prompts, Task, build, load_pairs
+from eval.jobs import Task, load_pairs
+from eval.predictions import Prompts, build
 from eval.settings import BenchmarkArgs
 from model import resolve_checkpoint
 from pictures import table

@@ -5,7 +5,7 @@
     python -m eval.dybench sheet --rows dybench/pairs.jsonl --data-root dybench/ --output review/    # a person fills it
     python -m eval.dybench apply --rows dybench/pairs.jsonl --data-root dybench/ --sheet review/sheet.csv \
         --output dybench/accepted.jsonl
-    python -m eval.dybench stats --rows dybench/accepted.jsonl                          # Fig. 3, Table 3
+    python -m eval.dybench stats --rows dybench/accepted.jsonl --picture fig3.png       # Fig. 3, Table 3
 
 An annotation row (JSON or JSONL) has `subtask`, `path` and what the sub-task needs; times are seconds:
 
@@ -29,7 +29,6 @@ those out (`train.py --eval-file` does not know the mark; give it accepted pairs
 from __future__ import annotations
 
 import json
-import statistics
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -45,14 +44,13 @@ from data.clips import Clips, ClipSettings
 from data.corpora import Refused
 from data.dataset import BadRow, load_questions, report_bad_rows
 from data.rows import read_rows
-from episode import Question
 from eval import dybench_sheet as sheets
-from eval import dybench_words as words
 from eval.answer import check_pairs
 from eval.benchmarks import rejected
 from eval.dybench_clips import SourceError
 from eval.dybench_pairs import Limits, Plan, as_json, make, plan
 from eval.dybench_sources import SOURCES
+from eval.dybench_stats import draw, statistics_of
 from eval.parts import file_sha256
 from pictures import table
 
@@ -312,36 +310,8 @@ class StatsArgs:
     """pairs.jsonl, or accepted.jsonl; rejected pairs in it are left out."""
     output: Path | None = None
     """Also write them as JSON."""
-
-
-def statistics_of(rows: Sequence[dict], questions: Sequence[Question]) -> dict:
-    """Per sub-task and overall: pairs, videos, seconds (median, mean, longest, share below 30), options, chance; and
-    counts by source and subject. `rows` and `questions` are the same rows as they stand and as they load."""
-    parts: dict[str, list[int]] = {subtask: [] for subtask in words.SUBTASKS}
-    for i, question in enumerate(questions):
-        parts.setdefault(question.subtask, []).append(i)
-    parts = {name: members for name, members in parts.items() if members} | {"overall": list(range(len(questions)))}
-    found = {}
-    for name, members in parts.items():
-        shares = [1 / len(questions[i].options) for i in members]
-        seconds = [rows[i]["seconds"] for i in members if isinstance(rows[i].get("seconds"), int | float)]
-        found[name] = {
-            "pairs": len(members) // 2,
-            "videos": len({questions[i].path for i in members}),
-            "questions": len(members),
-            "chance_acc": 100 * statistics.fmean(shares),
-            "chance_pair_acc": 100 * statistics.fmean(share**2 for share in shares),
-        }
-        if seconds:
-            found[name] |= {
-                "median_seconds": statistics.median(seconds),
-                "mean_seconds": statistics.fmean(seconds),
-                "longest_seconds": max(seconds),
-                "below_30_s": 100 * sum(second < 30 for second in seconds) / len(seconds),
-            }
-    pairs = [row for row in rows if row["side"] == "a"]
-    counts = {name: dict(Counter(str(row.get(name) or "-") for row in pairs)) for name in ("data_source", "subject")}
-    return {"subtasks": found} | counts
+    picture: Path | None = None
+    """Also draw them (PNG)."""
 
 
 def stats(args: StatsArgs) -> int:
@@ -359,6 +329,8 @@ def stats(args: StatsArgs) -> int:
     found = statistics_of(*zip(*used, strict=True))
     if args.output:
         args.output.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    if args.picture:
+        draw(found, args.picture)
     rows = [{"": name} | facts for name, facts in found["subtasks"].items()]
     print(table(rows, list(dict.fromkeys(column for row in rows for column in row))))
     for name in ("data_source", "subject"):

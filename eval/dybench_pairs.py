@@ -18,10 +18,12 @@ from string import ascii_uppercase
 import numpy as np
 
 from data.corpora import Refused
+from data.paths import resolve
 from data.video import ClipError, sample_clip
 from eval import dybench_clips as clips
 from eval import dybench_words as words
 from eval.dybench_clips import Frames, SourceError
+from verifiers import lettered
 
 SUBJECTS = ("human", "animal", "plant", "object")
 PROBE_PIXELS = 128 * 128
@@ -242,13 +244,10 @@ def plan(row: object, number: int, videos: Path, limits: Limits) -> Plan:
 
 
 def _inside(root: Path, relative: str, field: str) -> Path:
-    top = os.path.realpath(root)
     try:
-        path = os.path.realpath(os.path.join(top, relative))
-    except ValueError as error:  # a null byte
-        raise Refused(field, "is no file name", repr(relative)) from error
-    if os.path.isabs(relative) or os.path.commonpath((top, path)) != top:
-        raise Refused(field, "must stay under the videos folder", repr(relative))
+        path = resolve(root, relative)
+    except ValueError as error:
+        raise Refused(field, str(error), repr(relative)) from error
     if not os.path.exists(path):
         raise Refused(field, "no such file under the videos folder", repr(relative))
     return Path(path)
@@ -344,7 +343,7 @@ def _row(plan: Plan, side: str, answer: str, path: str) -> dict:
         "problem": plan.problem,
         "data_type": "video",
         "problem_type": "multiple choice",
-        "options": words.lettered(plan.options),
+        "options": lettered(plan.options),
         "solution": f"<answer>{ascii_uppercase[plan.options.index(answer)]}</answer>",
         "path": path,
         "data_source": str(plan.row.get("data_source") or "own"),

@@ -18,7 +18,7 @@ import review
 from data.clips import Clips
 from episode import Question
 from eval.parts import file_sha256
-from verifiers import split_option
+from verifiers import option_of
 
 CHECKS = {
     "static_content": "Both clips show the same scene and objects.",
@@ -44,10 +44,6 @@ def pair_key(pair: Pair, digests: Sequence[str]) -> str:
     return "p" + hashlib.sha256(json.dumps([facts, list(digests)]).encode()).hexdigest()[:12]
 
 
-def _answer(question: Question) -> str:
-    return next(option for option in question.options if split_option(option)[0] == question.gold)
-
-
 def write_sheet(
     pairs: Mapping[str, Pair], measured: Mapping[str, Mapping[str, str]], folder: Path, clips: Clips
 ) -> int:
@@ -69,7 +65,7 @@ def write_sheet(
         if not notes:
             row["key"] = pair_key(pair, [file_sha256(question.path) for question in pair])
         row |= {"source": pair[0].data_source, "problem": pair[0].problem, "options": " ".join(pair[0].options)}
-        row |= {f"answer_{question.side}": _answer(question) for question in pair}
+        row |= {f"answer_{question.side}": option_of(question.gold, question.options) for question in pair}
         row |= {f"measured_{check}": measured.get(pair_id, {}).get(check, "") for check in CHECKS}
         rows.append(row)
     review.write(folder, COLUMNS, rows, _page(rows))

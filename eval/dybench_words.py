@@ -9,7 +9,6 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Sequence
-from string import ascii_uppercase
 
 QUESTIONS = {
     "reversible_dynamics": "Which of the following best describes the action in the video?",
@@ -160,14 +159,9 @@ def direction_options(*names: str) -> list[str]:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Events and options
+# Events
 
 
 def event_order(first: str, second: str) -> str:
     """An answer of Event Sequence."""
     return f"{first}, then {second}"
-
-
-def lettered(options: Sequence[str]) -> list[str]:
-    """ "left" -> "A. left", in the order given."""
-    return [f"{letter}. {option}" for letter, option in zip(ascii_uppercase, options, strict=False)]

@@ -27,7 +27,8 @@ from typing import Any, Literal
 
 import tyro
 
-from eval.benchmarks import MVBENCH_BOUNDED, MVBENCH_FOLDERS, Item, load, read_answer
+from eval.benchmarks import load, read_answer
+from eval.layouts import MVBENCH_BOUNDED, MVBENCH_FOLDERS, Item
 from eval.replies import answer_text
 from eval.score import read_predictions
 from verifiers import last_box, split_option

@@ -7,6 +7,7 @@ own settings alone.
 
 from __future__ import annotations
 
+import fcntl
 import glob
 import hashlib
 import json
@@ -33,6 +34,23 @@ def first_rank(work: Callable[[], T]) -> T:
     if isinstance(outcome, ValueError | OSError):
         raise outcome
     return outcome
+
+
+def hold(folder: Path) -> IO[bytes]:
+    """Keep every other process out of a run's folder until the file that is returned is closed, or this process ends.
+
+    Raises ValueError, one line, where another process holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = open(folder / "lock", "wb")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        lock.close()
+        raise ValueError(
+            f"{folder}: another evaluation writes to it; wait for its end, or give a new --output"
+        ) from error
+    return lock
 
 
 def keep_settings(path: Path, settings: dict, *, free: Collection[str] = (), hint: str) -> None:

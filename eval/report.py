@@ -39,7 +39,8 @@ class ReportArgs:
     """Folder for report.html and the PNGs; files of these names are replaced."""
     routed: tuple[str, ...] = ()
     """NAME=FILE: the questions of mvbench or a tempcompass_* as rows that router.py has labelled (id or problem_id, and
-    task_type); shows accuracy per sub-task against the fraction of dynamic questions (Fig. 1, right)."""
+    task_type); shows accuracy per sub-task against the fraction of dynamic questions (Fig. 1, right), and which
+    answers to flipped or reversed clips should have stayed (left)."""
     title: str = "Evaluation report"
     """Heading of the page."""
     gallery: int = 24

@@ -20,6 +20,7 @@ from eval.report_gallery import OUTCOMES, Pair, Strip
 from eval.report_runs import Answer
 from eval.report_tables import TITLES, Cell, Column, Interval, Table, subtask_title
 from pictures import COLOURS
+from verifiers import option_of
 
 HERE = Path(__file__).parent
 ON_DARK = {"#000000": "#d5dae1"}  # black is the one colour that a dark page swallows
@@ -326,10 +327,11 @@ def _pair(pair: Pair, strips: Sequence[Strip], page: Page) -> str:
 
 def _side(pair: Pair, at: int, strip: Strip, labels: Sequence[str], page: Page) -> str:
     asked = pair.sides[at]
+    gold = option_of(asked.gold, asked.options) or asked.gold
     options = (
         "".join(
             f'<li class="gold">{foreign(option)} <span aria-label="the right answer">✓</span></li>'
-            if _is_gold(option, asked)
+            if option == gold
             else f"<li>{foreign(option)}</li>"
             for option in asked.options
         )
@@ -344,16 +346,10 @@ def _side(pair: Pair, at: int, strip: Strip, labels: Sequence[str], page: Page) 
     )
 
 
-def _is_gold(option: str, asked: Answer) -> bool:
-    return (
-        re.match(rf"\(?{re.escape(asked.gold)}\b", option) is not None if len(asked.gold) == 1 else option == asked.gold
-    )
-
-
 def _answer(answer: Answer | None) -> str:
     if answer is None:
         return '<span class="verdict unasked">not asked</span>'
-    said = "unreadable" if answer.answer is None else _words(answer)
+    said = "unreadable" if answer.answer is None else option_of(answer.answer, answer.options) or answer.answer
     kind, mark, word = ("right", "✓", "right") if answer.correct else ("wrong", "✗", "wrong")
     reply = (
         answer.reply
@@ -367,14 +363,6 @@ def _answer(answer: Answer | None) -> str:
         f"<details><summary>{'reason' if answer.error else 'reply'}{cut}</summary>"
         f'<pre class="reply">{foreign(body)}</pre></details></div>'
     )
-
-
-def _words(answer: Answer) -> str:
-    """The option that was chosen, in full."""
-    for option in answer.options:
-        if len(answer.answer) == 1 and re.match(rf"\(?{re.escape(answer.answer)}\b", option):
-            return option
-    return answer.answer
 
 
 def _strip(strip: Strip, asked: Answer) -> str:

@@ -1,6 +1,6 @@
 """Run folders as the report reads them: answers of evaluation runs, metrics of training runs, both checked.
 
-    RUN/settings.json, RUN/<benchmark>[.<shortcut>]/predictions.jsonl and result.json    written by eval.run
+    RUN/settings.json, RUN/<benchmark>[.<setting>]/predictions.jsonl and result.json    written by eval.run
     RUN/config.json, RUN/metrics.jsonl                                                   written by train.py
 
 What cannot be read is a ValueError of one line with file and line number; nothing is left out in silence.
@@ -21,7 +21,7 @@ from eval.scoring import UNIT_SIZE, unit_of
 from metrics import read_metrics
 
 Part = tuple[str, str]
-"""(benchmark, shortcut setting): what one folder of predictions answers."""
+"""(benchmark, what was shown): what one folder of predictions answers."""
 
 FULL_VIDEO = "identity"
 COMPARED = (
@@ -133,8 +133,8 @@ def read_run(argument: str) -> Run:
             raise ValueError(
                 f"{part_folder}: holds result.json but no predictions.jsonl; answer it again with eval.run"
             )
-        benchmark, _, shortcut = part_folder.name.partition(".")
-        found = answers[benchmark, shortcut or FULL_VIDEO] = read_answers(predictions)
+        benchmark, _, setting = part_folder.name.partition(".")
+        found = answers[benchmark, setting or FULL_VIDEO] = read_answers(predictions)
         notices += _remarks(part_folder, found, _object(result) if result.exists() else None)
     evaluated, trained = (folder / "settings.json").exists(), (folder / "metrics.jsonl").exists()
     if not answers and not trained:
@@ -233,8 +233,8 @@ def common_units(runs: Sequence[Run], part: Part) -> tuple[dict[str, dict[str, l
 
     ValueError where the runs share no unit, or were asked different questions under one id.
     """
-    benchmark, shortcut = part
-    name = benchmark if shortcut == FULL_VIDEO else f"{benchmark}.{shortcut}"
+    benchmark, setting = part
+    name = benchmark if setting == FULL_VIDEO else f"{benchmark}.{setting}"
     by_run = {run.label: units(benchmark, run.answers[part]) for run in runs if part in run.answers}
     if not by_run:
         return {}, []

@@ -16,7 +16,16 @@ from typing import Any
 import numpy as np
 
 from eval.report_runs import FULL_VIDEO, Answer, Part, Run, common_units
-from eval.scoring import Unit, accuracy_by_dynamic_fraction, interval, is_static, same_answer, unit_metrics
+from eval.scoring import (
+    Unit,
+    accuracy_by_dynamic_fraction,
+    both_answers,
+    interval,
+    is_static,
+    same_answer,
+    unit_metrics,
+)
+from transforms import COUNTERFACTUALS, HORIZONTAL_FLIP, TASK_TRANSFORMS, TEMPORAL_REVERSE
 
 SHORTCUTS = {
     FULL_VIDEO: "Full Video",
@@ -25,6 +34,7 @@ SHORTCUTS = {
     "text_only": "Text Only",
 }
 """Table 4's columns (paper App. A.4)."""
+TRANSFORMED = {HORIZONTAL_FLIP: "flipped", TEMPORAL_REVERSE: "reversed"}
 TITLES = {
     "dybench": "DyBench",
     "pairs": "Own pairs",
@@ -148,10 +158,11 @@ def all_tables(
         return columns_of(group, units, metrics, runs[0].label, bootstrap)
 
     paper = [main_table(shared, columns)]
-    for benchmark in dict.fromkeys(name for name, shortcut in parts if shortcut != FULL_VIDEO):
+    shortcuts = [name for name, setting in parts if setting not in (FULL_VIDEO, *COUNTERFACTUALS)]
+    for benchmark in dict.fromkeys(shortcuts):
         paper.append(shortcut_table(benchmark, shared, columns))
     paper += [subtask_table(name, shared[name, FULL_VIDEO], columns) for name in PAIRED if (name, FULL_VIDEO) in shared]
-    paper.append(relation_table(shared, columns))
+    paper.append(relation_table(shared, columns, routed or {}))
     paper += [fraction_table(name, shared, columns, types) for name, types in (routed or {}).items()]
     breakdowns = [tempcompass_table(shared, columns)]
     breakdowns += [table for part in parts if part[1] == FULL_VIDEO for table in fact_tables(part[0], shared, columns)]
@@ -203,8 +214,14 @@ def subtask_table(benchmark: str, units: Units, columns: Columns) -> Table:
     return Table(f"table5_{benchmark}", f"Table 5: {TITLES[benchmark]} by sub-task", note, found)
 
 
-def relation_table(shared: Mapping[Part, Units], columns: Columns) -> Table:
-    """How the answers of a unit hang together: Fig. 1, left, and TimeBlind's Q-Acc and V-Acc."""
+def relation_table(
+    shared: Mapping[Part, Units], columns: Columns, routed: Mapping[str, Mapping[str, str | None]]
+) -> Table:
+    """How the answers of a unit hang together: Fig. 1, left, and TimeBlind's Q-Acc and V-Acc.
+
+    Of a clip and its flip or reversal: a question is static by its sub-task or to the router, and dynamic where the
+    router's type says that the transform changes its answer; of the others nothing is known.
+    """
     found = []
     for name in PAIRED:
         units = shared.get((name, FULL_VIDEO), {})
@@ -212,11 +229,21 @@ def relation_table(shared: Mapping[Part, Units], columns: Columns) -> Table:
         found += [replace(column, falls=True) for column in same]
         static = only(units, lambda row: is_static(row.subtask or ""))
         found += columns(f"{TITLES[name]}, static", static, {"Agreement": same_answer})
+    for (name, setting), units in shared.items():
+        if setting in COUNTERFACTUALS and (name, FULL_VIDEO) in shared:
+            types, both = routed.get(name, {}), on_both(shared[name, FULL_VIDEO], units)
+            stays = only(both, lambda row, of=types: is_static(row.subtask or "") or of.get(row.id) == "Static")
+            turns = {kind for kind, names in TASK_TRANSFORMS.items() if setting in names and kind != "Static"}
+            changes = only(both, lambda row, of=types, turns=turns: of.get(row.id) in turns)
+            title = f"{TITLES.get(name, name)}, {{}}, {TRANSFORMED[setting]}"
+            found += columns(title.format("static"), stays, {"Agreement": same_answer})
+            same = columns(title.format("dynamic"), changes, {HEADINGS["same_answer"]: same_answer})
+            found += [replace(column, falls=True) for column in same]
     blind = shared.get(("timeblind", FULL_VIDEO), {})
     found += columns(TITLES["timeblind"], blind, metrics_of("timeblind", "q_acc", "v_acc"))
     note = (
-        "Same answer: pairs that got one answer on both sides although the truth differs (Fig. 1, left; less is "
-        "better). Agreement: the same where the truth agrees (more is better)."
+        "Same answer: one answer for both sides of a pair, or for a clip and its flip or reversal, although the truth "
+        "differs (Fig. 1, left; less is better). Agreement: the same where the truth agrees (more is better)."
     )
     return Table("relations", "Same answers, questions and videos", note, found)
 
@@ -252,7 +279,7 @@ def fraction_table(
 
 def shortcut_table(benchmark: str, shared: Mapping[Part, Units], columns: Columns) -> Table:
     """Table 4: one benchmark under inputs that destroy the order of time."""
-    settings = [name for part, name in shared if part == benchmark]
+    settings = [name for part, name in shared if part == benchmark and name not in COUNTERFACTUALS]
     settings.sort(key=lambda name: (list(SHORTCUTS).index(name) if name in SHORTCUTS else len(SHORTCUTS), name))
     found = []
     for name in settings:
@@ -285,6 +312,7 @@ def fact_tables(benchmark: str, shared: Mapping[Part, Units], columns: Columns) 
         values = sorted({row.facts.get(fact, "none") for row in rows})
         if (
             fact in ("instance", "role", *(("subtask",) if benchmark in PAIRED else ()))
+            or (benchmark, fact) == ("tempcompass", "task")  # `tempcompass_table` has it
             or not 1 < len(values) <= MAX_GROUPS
         ):
             continue
@@ -344,6 +372,15 @@ def first_rows(units: Units) -> list[Answer]:
 def only(units: Units, keep: Callable[[Answer], bool]) -> Units:
     """Units whose first answer is kept: a unit belongs to one group."""
     return {label: {name: rows for name, rows in found.items() if keep(rows[0])} for label, found in units.items()}
+
+
+def on_both(units: Units, transformed: Units) -> Units:
+    """Label -> question -> its answers on the clip as it is and on the transformed one, of what was asked on both."""
+    found = {}
+    for label in [label for label in units if label in transformed]:
+        answers, others = ({row.id: row for rows in of[label].values() for row in rows} for of in (units, transformed))
+        found[label] = both_answers(answers.values(), [row for own, row in others.items() if own in answers])
+    return found
 
 
 def dynamic(units: Units) -> Units:

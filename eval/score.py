@@ -3,7 +3,7 @@
     python -m eval.score --benchmark timeblind --questions data.jsonl --predictions mine.jsonl --output scored.jsonl
 
 A prediction is {"id": ..., "prediction": the model's text} ("reply" in place of the latter, as eval.run writes it); ids
-are those of `eval/benchmarks.py`. Every question counts: one without a prediction, or whose prediction cannot be read,
+are those of `eval/layouts.py`. Every question counts: one without a prediction, or whose prediction cannot be read,
 is wrong, and how many were is printed. A row that is no prediction, an id twice and an id that no question has are
 errors: the file is then not what it is taken for. So are questions that cannot be used.
 
@@ -24,7 +24,8 @@ import tyro
 
 from data.dataset import BadRow, report_bad_rows
 from data.rows import read_rows
-from eval.benchmarks import BENCHMARKS, NAMES, Item, load, read_answer, rejected, remarks
+from eval.benchmarks import NAMES, load, read_answer, rejected, remarks
+from eval.layouts import LAYOUTS, Item
 from eval.parts import write_whole
 from eval.scoring import part_of, report
 from pictures import table
@@ -98,7 +99,7 @@ def score(args: ScoreArgs) -> str:
         said.append(f"{len(set(left_out.values()))} pairs that a reviewer rejected are left out")
     predictions = read_predictions(args.predictions, items)
     rows = [answered(args.benchmark, item, predictions.get(item.id)) for item in items]
-    if args.whole and (why := part_of(args.benchmark, rows, BENCHMARKS[args.benchmark].size)):
+    if args.whole and (why := part_of(args.benchmark, rows, LAYOUTS[args.benchmark].size)):
         raise ValueError(f"{args.questions}: {why}; leave --whole away to score a part")
     result = {"benchmark": args.benchmark, "seed": args.seed, "remarks": said}
     result |= report(args.benchmark, rows, seed=args.seed)

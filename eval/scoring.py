@@ -1,4 +1,4 @@
-"""Accuracy and pair accuracy of answered rows, with chance and intervals. Pure functions; imports no file of ours.
+"""Accuracy and pair accuracy of answered rows, with chance and intervals. Pure functions.
 
 A row is a dict or a record with `correct` (bool) and, for paired benchmarks, `pair_id`, `side` ("a" | "b") and
 `subtask`. All accuracies are percent floats at full precision; rounding is the report's business. `report` scores a
@@ -21,6 +21,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+
+from verifiers import option_of, option_text
 
 SIDES = ("a", "b")
 
@@ -113,23 +115,67 @@ def report(name: str, rows: Sequence[Any], *, seed: int = 0, resamples: int = RE
 
     Raises ValueError where there are no rows, for an unknown name, and as `pair_accuracy` and `units` do.
     """
-    family = "tempcompass" if name.startswith("tempcompass") else name
-    if family not in FACETS:
-        raise ValueError(f"benchmark {name!r} must be one of {', '.join(FACETS)}")
+    family = _family(name)
     if family == "dybench":
         by_subtask(rows)  # its checks
     scores = _dybench if family == "dybench" else lambda part: _each(part, unit_metrics(family))
     found = list(units(family, rows).values())
+    return {"n": len(rows), **_numbers(found, scores, FACETS[family], seed, resamples)}
+
+
+def counterfactual_report(
+    name: str, rows: Sequence[Any], transformed: Sequence[Any], *, seed: int = 0, resamples: int = RESAMPLES
+) -> dict[str, Any]:
+    """`report` of a benchmark asked on flipped or reversed clips (`transformed`), against `rows` of the clips as they
+    are; a unit is a question.
+
+    A gold answer of the clip as it is says nothing of a transformed one, so what is scored is whether the answer stays:
+    `agreement` of the static sub-tasks' questions, where it should, and `same_answer` of the others, the failure of
+    Fig. 1, left, wherever the transform changes the truth. Raises ValueError as `report` and `both_answers` do.
+    """
+    found = list(both_answers(rows, transformed).values())
+    return {"n": len(transformed), **_numbers(found, _stays, FACETS[_family(name)], seed, resamples)}
+
+
+def both_answers(rows: Iterable[Any], transformed: Sequence[Any]) -> dict[str, list[Any]]:
+    """Question id -> its row on the clip as it is, and the one on the transformed clip; in the order of `transformed`.
+
+    Raises ValueError, one line, for a question that `rows` have not, or another one under its id.
+    """
+    as_it_is = {_field(row, "id"): row for row in rows}
+    found = {}
+    for row in _some(transformed):
+        own = _field(row, "id")
+        if own not in as_it_is:
+            raise ValueError(f"question {own!r} was asked on the transformed clip alone; ask it on the clip as it is")
+        for name in ("problem", "options", "gold"):
+            if _field(row, name) != _field(as_it_is[own], name):
+                raise ValueError(f"{name} of question {own!r} is another one on the transformed clip")
+        found[own] = [as_it_is[own], row]
+    return found
+
+
+def _family(name: str) -> str:
+    family = "tempcompass" if name.startswith("tempcompass") else name
+    if family not in FACETS:
+        raise ValueError(f"benchmark {name!r} must be one of {', '.join(FACETS)}")
+    return family
+
+
+def _numbers(
+    found: Sequence[Sequence[Any]], scores: Callable, facets: Sequence[str], seed: int, resamples: int
+) -> dict[str, Any]:
+    """Metrics and groups of `report`; `scores`: units -> metric -> what each unit counts."""
 
     def numbers(part: Sequence[Sequence[Any]]) -> dict[str, dict[str, Any]]:
         return {metric: _number(of, seed, resamples) for metric, of in scores(part).items()}
 
     groups: dict[str, dict[str, Any]] = {}
-    for facet in FACETS[family]:
+    for facet in facets:
         parts = _split(found, lambda unit, facet=facet: _fact(unit[0], facet))
         if len(parts) > 1 or "" not in parts:
             groups[facet] = {group: numbers(part) for group, part in parts.items()}
-    return {"n": len(rows), "metrics": numbers(found), "groups": groups}
+    return {"metrics": numbers(found), "groups": groups}
 
 
 def part_of(name: str, rows: Sequence[Any], size: int) -> str:
@@ -194,8 +240,8 @@ def _all_right(rows: Sequence[Any], size: int) -> Unit:
 def same_answer(rows: Sequence[Any]) -> Unit:
     """One readable answer on both sides, by the options' content, whatever their order there.
 
-    On dynamic pairs this is the failure of Fig. 1, left: one answer for a video and its counterfactual. On static ones
-    (or static questions asked of a flipped or reversed video) it is the agreement that is wanted.
+    On dynamic pairs this is the failure of Fig. 1, left: one answer for a video and its counterfactual. On static ones,
+    and static questions asked of a flipped or reversed video (`both_answers`), it is the agreement that is wanted.
     """
     said = [content(row) for row in rows]
     if len(rows) < 2:
@@ -249,6 +295,12 @@ def _dybench(pairs: Sequence[Sequence[Any]]) -> dict[str, list[Unit]]:
     return found[False] | {name if name == "agreement" else f"static_{name}": of for name, of in static.items()}
 
 
+def _stays(questions: Sequence[Sequence[Any]]) -> dict[str, list[Unit]]:
+    """Of questions with both answers."""
+    kinds = _split(questions, lambda both: is_static(_field(both[0], "subtask") or ""))
+    return {"agreement" if static else "same_answer": list(map(same_answer, of)) for static, of in kinds.items()}
+
+
 def chance(row: Any) -> float:
     """Probability that a uniform guess is right: one of the options, or yes | no; NaN for an open question."""
     options = _field(row, "options")
@@ -264,15 +316,11 @@ def chance(row: Any) -> float:
 def content(row: Any) -> str | None:
     """What the row's answer says: the text of its option, or the answer itself; None where it has none."""
     answer = _field(row, "answer")
-    if answer is None:
-        return None
-    return _content(
-        next((o for o in _field(row, "options") or () if re.match(rf"\(?{re.escape(answer)}\b", o)), answer)
-    )
+    return None if answer is None else _content(option_of(answer, _field(row, "options") or ()) or answer)
 
 
 def _content(option: str) -> str:
-    return " ".join(re.sub(r"^\(?[A-Z]\)?[.):]\s*(?=\S)", "", option).casefold().split())
+    return " ".join(option_text(option).casefold().split())
 
 
 def accuracy_by_dynamic_fraction(

@@ -14,7 +14,8 @@ from typing import Literal
 import config
 from config import CELL, Config
 from eval.answer import CHUNK
-from eval.shortcuts import Shortcut
+from eval.shown import Setting
+from transforms import COUNTERFACTUALS, IDENTITY
 
 
 @dataclass
@@ -126,8 +127,9 @@ class BenchmarkArgs(AskArgs):
     """Folder of the run. Where it exists, what it answers is done and the run goes on with the rest."""
     label: str = ""
     """The model's name in reports; empty = the name of the output folder."""
-    shortcuts: tuple[Shortcut, ...] = ("identity",)
-    """What is shown (App. A.4, Table 4): identity = the clip; single_frame, shuffled, text_only = part of it."""
+    shown: tuple[Setting, ...] = (IDENTITY,)
+    """What of a clip: identity = all; single_frame, shuffled, text_only = what a shortcut needs (App. A.4, Table 4);
+    horizontal_flip, temporal_reverse = its counterfactual, to compare the answers with identity's (Fig. 1, left)."""
     accept_missing: bool = False
     """Score a benchmark although some of its questions could not be asked: each counts as wrong. Rows that are no
     questions are an error all the same."""
@@ -166,10 +168,10 @@ class BenchmarkArgs(AskArgs):
 
 
 FREE_IN_A_RUN = FREE_ON_RESUME | frozenset((
-    "benchmarks", "files", "pairs", "label", "shortcuts", "accept_missing", "api_key_env", "concurrency",
+    "benchmarks", "files", "pairs", "label", "shown", "accept_missing", "api_key_env", "concurrency",
     "requests_per_minute", "deadline", "tries", "backoff",
 ))  # fmt: skip
-"""The same of a benchmark run, to which further benchmarks and shortcuts may be added."""
+"""The same of a benchmark run, to which further benchmarks and settings of --shown may be added."""
 
 
 def check_pass_rates(args: PassRateArgs, ranks_per_node: int) -> None:
@@ -187,8 +189,10 @@ def check_benchmarks(args: BenchmarkArgs, ranks: int, ranks_per_node: int) -> No
         raise ValueError("--benchmarks is missing (or --pairs FILE; or --rows FILE for pass rates); see --help")
     _present(args, "model", "output", *(("data_root",) if args.benchmarks else ()))
     _at_least_one(args, "concurrency", "tries")
-    if not args.shortcuts or len(set(args.shortcuts)) < len(args.shortcuts):
-        raise ValueError(f"--shortcuts must name each setting once, at least one; got {' '.join(args.shortcuts)!r}")
+    if not args.shown or len(set(args.shown)) < len(args.shown):
+        raise ValueError(f"--shown must name each setting once, at least one; got {' '.join(args.shown)!r}")
+    if IDENTITY not in args.shown and (alone := set(args.shown) & set(COUNTERFACTUALS)):
+        raise ValueError(f"--shown {min(alone)} is compared with the clip as it is: name {IDENTITY}, too")
     names = {name for benchmark in args.benchmarks for name in GROUPS.get(benchmark, (benchmark,))}
     for given in args.files:
         name, _, file = given.partition("=")

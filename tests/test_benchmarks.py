@@ -11,9 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from episode import View
-from eval.benchmarks import MVBENCH_FOLDERS, NAMES, load, read_answer, rejected, remarks
+from eval.benchmarks import NAMES, load, read_answer, rejected, remarks
+from eval.layouts import MVBENCH_FOLDERS
 from eval.replies import caption_options, read_caption, read_caption_matching, read_choice, read_yes_no
-from eval.shortcuts import show
+from eval.shown import show
 
 OPTIONS = ("A. from left to right", "B. from right to left", "C. the man is a dog", "D. None of the above")
 
@@ -575,12 +576,14 @@ def test_files_of_another_layout(tmp_path):
         load("mmlu", tmp_path / "x.json")
 
 
-@pytest.mark.parametrize("video", ["../secret.mp4", "/etc/passwd"])
-def test_a_clip_may_not_leave_the_data_root(video, tmp_path):
+@pytest.mark.parametrize(
+    ("video", "says"), [("../secret.mp4", "leaves the data root"), ("/etc/passwd", "must be relative to the data root")]
+)
+def test_a_clip_may_not_leave_the_data_root(video, says, tmp_path):
     root = tmp_path / "root"
     file = put(root / "pairs.json", [release(pair_id=1, video=video)])
     items, bad = load("dybench", file, root)
-    assert not items and "leaves the data root" in str(bad[0])
+    assert not items and says in str(bad[0])
     file = put(root / "mvbench/action_count.json", [mvbench(video="../" * 5 + "x.mp4")])
     items, bad = load("mvbench", file, root)
     assert not items and "leaves the data root" in str(bad[0])

@@ -19,11 +19,13 @@ from PIL import Image
 from data.corpora import Refused
 from data.dataset import load_questions
 from data.video import sample_clip
+from episode import Question
 from eval import dybench, dybench_clips, dybench_sheet, dybench_sources, dybench_words
 from eval.answer import check_pairs
 from eval.benchmarks import load
 from eval.dybench_clips import Frames
 from eval.dybench_pairs import Limits, plan
+from eval.dybench_stats import statistics_of
 from eval.parts import file_sha256
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -168,7 +170,7 @@ def segments(*spans):
         (moving(path="x.mp4", transform="flip_reverse"), "leave the answer"),
         (moving(path="x.mp4", object=""), "missing, empty"),
         (moving(path="no.mp4"), "no such file"),
-        (moving(path="../x.mp4"), "must stay under"),
+        (moving(path="../x.mp4"), "leaves the data root"),
         (moving(path="x.mp4", start=5, end=2), "before end"),
         (moving(path="x.mp4", start=float("nan")), "must be seconds"),
         (moving(path="x.mp4", start=0, end=31), "longer than 30 s"),
@@ -606,7 +608,8 @@ def test_a_sheet_of_other_clips_is_not_applied(built, tmp_path, capsys):
 
 
 def test_statistics_and_chance(built, tmp_path, capsys):
-    assert dybench.main(["stats", "--rows", str(built / "pairs.jsonl"), "--output", str(tmp_path / "stats.json")]) == 0
+    files = ["--rows", built / "pairs.jsonl", "--output", tmp_path / "stats.json", "--picture", tmp_path / "fig3.png"]
+    assert dybench.main(["stats", *map(str, files)]) == 0
     found = json.loads((tmp_path / "stats.json").read_text())
     parts = found["subtasks"]
     assert {name: part["pairs"] for name, part in parts.items()} == {
@@ -616,7 +619,20 @@ def test_statistics_and_chance(built, tmp_path, capsys):
     assert parts["overall"]["chance_pair_acc"] == pytest.approx(100 * (1 / 9 + 2 / 16 + 2 / 4) / 5)
     assert parts["reversible_dynamics"]["median_seconds"] == 1.5
     assert found["data_source"] == {"own": 3, "GOT-10k": 2}
+    assert found["seconds"] == {"0-5": 10, "5-10": 0, "10-15": 0, "15-20": 0, "20-25": 0, "25-30": 0, "30+": 0}
+    with Image.open(tmp_path / "fig3.png") as picture:
+        assert picture.size > (1000, 600) and len(picture.getcolors(1 << 24)) > 4
     assert "10 / 10, short, dynamic, yes" in capsys.readouterr().out
+
+
+def test_lengths_are_counted_in_half_open_bins_and_rows_without_one_in_none():
+    seconds = (0, 4.99, 5, 29.9, 30, 400, None, "3")
+    rows = [{"side": "ab"[i % 2], "seconds": second, "data_source": f"s{i}"} for i, second in enumerate(seconds)]
+    questions = [Question(str(i), i, "?", "video", "multiple choice", ("A. x", "B. y"), "A", subtask="own")
+                 for i in range(8)]  # fmt: skip
+    found = statistics_of(rows, questions)
+    assert list(found["seconds"].values()) == [2, 1, 0, 0, 0, 1, 2]
+    assert found["subtasks"]["own"]["below_30_s"] == pytest.approx(100 * 4 / 6)
 
 
 @pytest.mark.slow

@@ -28,13 +28,14 @@ from chat_client import ChatClient
 from data.prompts import question_text
 from data.video import ClipError, frame_indices
 from episode import Prompt, Question, Rollout, View
-from eval import answer, parts, predictions
+from eval import answer, jobs, parts, predictions
 from eval.endpoint import Endpoint, content_parts
 from eval.report_runs import read_runs
 from eval.scoring import paired_report
 from eval.settings import BenchmarkArgs, check_benchmarks
-from eval.shortcuts import SHORTCUTS
+from eval.shown import SETTINGS, SHORTCUTS
 from rollout import Generated, Request, Sampling, pictures_of
+from transforms import COUNTERFACTUALS
 
 SUBTASKS = ("moving_direction", "event_order", "static_colour")
 
@@ -92,7 +93,7 @@ def one_rank(monkeypatch):
 
 def run(args, engine) -> int:
     with mock.patch.object(predictions, "build", lambda *_: (engine, None)):
-        return predictions.run(args, "m", predictions.prepare(args, "m"), torch.device("cpu"))
+        return predictions.run(args, "m", jobs.prepare(args, "m"), torch.device("cpu"))
 
 
 # -- a run folder ------------------------------------------------------------------------------------------------------
@@ -130,7 +131,7 @@ def test_a_run_folder(tmp_path, one_rank, capsys):
     assert (metrics["static_acc"], metrics["static_pair_acc"]) == (
         expected["static"]["acc"], expected["static"]["pair_acc"],
     )  # fmt: skip
-    assert (result["benchmark"], result["shortcut"], result["n"], result["unanswered"]) == ("pairs", "identity", 30, 0)
+    assert (result["benchmark"], result["shown"], result["n"], result["unanswered"]) == ("pairs", "identity", 30, 0)
     assert result["settings"]["system_prompt"] == settings["system_prompt"]
     assert "pair_acc" in capsys.readouterr().out
     assert not list(output.rglob("*.part-*"))
@@ -138,7 +139,7 @@ def test_a_run_folder(tmp_path, one_rank, capsys):
 
 def test_a_stopped_run_asks_for_the_rest_and_comes_to_the_same(tmp_path, one_rank):
     rows, whole, stopped = write_pairs(tmp_path), tmp_path / "whole", tmp_path / "stopped"
-    flags = ["--model", "m", "--pairs", rows, "--shortcuts", "identity", "text_only", "--chunk", 4]
+    flags = ["--model", "m", "--pairs", rows, "--shown", "identity", "text_only", "--chunk", 4]
     assert run(args_of(*flags, "--output", whole), Scripted()) == 0
     with pytest.raises(RuntimeError, match="gone"):
         run(args_of(*flags, "--output", stopped), Scripted(stop_after=13))
@@ -154,13 +155,64 @@ def test_a_stopped_run_asks_for_the_rest_and_comes_to_the_same(tmp_path, one_ran
 
     engine = Scripted()
     assert run(args_of(*flags, "--output", whole), engine) == 0 and not engine.asked
-    assert run(args_of(*flags[:4], "--shortcuts", "shuffled", "--output", whole), engine) == 0
+    assert run(args_of(*flags[:4], "--shown", "shuffled", "--output", whole), engine) == 0
     assert len(engine.asked) == 30  # a setting may be added; of what is there, nothing is asked again
     with pytest.raises(ValueError, match=r"settings.json holds other settings \(frames was 32, is 8\): give a new"):
         run(args_of(*flags, "--output", whole, "--frames", 8), engine)
     rows.write_text(rows.read_text().replace("event_order 3b?", "event_order 3b!"))
     with pytest.raises(ValueError, match=r"id 'event_order/3/b' is not the question .* give a new --output"):
         run(args_of(*flags, "--output", whole), engine)
+
+
+def test_two_evaluations_may_not_write_one_folder(tmp_path, one_rank):
+    args = args_of("--model", "m", "--pairs", write_pairs(tmp_path), "--output", tmp_path / "run")
+
+    class Meanwhile(Scripted):
+        def generate(self, requests):
+            with pytest.raises(ValueError, match="run: another evaluation writes to it; wait for its end, or give"):
+                jobs.prepare(args, "m")
+            return super().generate(requests)
+
+    assert run(args, Meanwhile()) == 0
+    assert run(args, Scripted()) == 0  # the hold went with the run
+
+
+def test_answers_to_counterfactuals_are_compared_with_those_to_the_clips(tmp_path, one_rank, capsys):
+    """The engine reads the first frame's left half: in the mirror other rows change their answer than in rewind."""
+    rows, output = write_pairs(tmp_path, data_type="video", path="clip.mp4"), tmp_path / "run"
+    flags = ["--model", "m", "--pairs", rows, "--output", output, "--frames", 4, "--engine", "vllm-generic"]
+    flags += ["--shown", "horizontal_flip", "identity", "temporal_reverse"]
+
+    class Looks:
+        fails = ()
+
+        def generate(self, requests):
+            return [Generated((), [Rollout((), torch.empty(0), *self.read(r.prompt))], self.fault(r)) for r in requests]
+
+        def fault(self, request):
+            return "no reply" if any(word in request.prompt.text for word in self.fails) else ""
+
+        def read(self, prompt):
+            dark = prompt.view.frames[0, 0, 0, 0] < 10
+            static = "static" in prompt.text
+            return f"\\boxed{{{'left' if static or dark else 'right'}}}", "stop"
+
+    view = clip_of(4)
+    view.frames[..., 32:] += 100
+    looks = Looks()
+    looks.fails = ["static_colour 0b"]
+    with mock.patch.object(predictions.Prompts, "_view", lambda *_: view):
+        assert run(args_of(*flags), looks) == 1
+        assert not list(output.glob("*/result.json"))
+        assert run(args_of(*flags), Looks()) == 0
+    for name in ("horizontal_flip", "temporal_reverse"):
+        result = json.loads((output / f"pairs.{name}" / "result.json").read_text())
+        metrics = {metric: (of["value"], of["n"]) for metric, of in result["metrics"].items()}
+        assert metrics == {"agreement": (100.0, 10), "same_answer": (0.0, 20)} and result["shown"] == name
+    written = read(output / "pairs.temporal_reverse" / "predictions.jsonl")
+    assert {tuple(row["frames"]) for row in written} == {(3, 2, 1, 0)}
+    with pytest.raises(ValueError, match="--shown temporal_reverse is compared with the clip as it is: name identity"):
+        check_benchmarks(args_of(*flags[:-3], "temporal_reverse"), 1, 1)
 
 
 def test_what_cannot_be_asked_is_listed_and_asked_again(tmp_path, one_rank, capsys):
@@ -200,7 +252,7 @@ def test_the_releases_are_found_under_the_data_root(tmp_path, one_rank):
     (tmp_path / "state_change.json").write_text(json.dumps(task))
     flags = ["--model", "m", "--data-root", tmp_path, "--benchmarks", "timeblind", "mvbench"]
     with pytest.raises(ValueError, match="MVBench/json"):
-        predictions.prepare(args_of(*flags, "--output", tmp_path / "run"), "m")
+        jobs.prepare(args_of(*flags, "--output", tmp_path / "run"), "m")
     flags += ["--files", f"mvbench={tmp_path / 'state_change.json'}", "--output", tmp_path / "run"]
 
     class Says:
@@ -265,11 +317,11 @@ def test_mvbench_is_asked_by_its_cut_clips_where_they_are(tmp_path):
     flags = ["--model", "m", "--data-root", tmp_path, "--output", tmp_path / "run", "--benchmarks", "mvbench"]
     with mock.patch.object(parts, "gather_objects", lambda value: [value]):
         with pytest.raises(ValueError, match=r"1 clips must be files, .*frames_fps3_hq/v; get .* `video` .*test.json"):
-            predictions.prepare(args_of(*flags), "m")
-        assert predictions.prepare(args_of(*flags, "--accept-missing"), "m").benchmarks[0].file == root / "json"
+            jobs.prepare(args_of(*flags), "m")
+        assert jobs.prepare(args_of(*flags, "--accept-missing"), "m").benchmarks[0].file == root / "json"
         tree = {"meta": {"Episodic Reasoning": [row | {"video": "v.mp4"}]}, "root": {"Episodic Reasoning": "video/tv"}}
         (root / "test.json").write_text(json.dumps(tree))
-        (mvbench,) = predictions.prepare(args_of(*flags, "--output", tmp_path / "other"), "m").benchmarks
+        (mvbench,) = jobs.prepare(args_of(*flags, "--output", tmp_path / "other"), "m").benchmarks
     assert mvbench.file == root / "test.json" and mvbench.items[0].question.path == str(root / "video/tv/v.mp4")
 
 
@@ -308,7 +360,7 @@ def test_pairs_that_a_reviewer_rejected_are_left_out_and_said(tmp_path, one_rank
     if name == "pairs":
         file.write_text("".join(json.dumps(row | {"accepted": False}) + "\n" for row in rows))
         with pytest.raises(ValueError, match="holds no pair that no reviewer rejected"):
-            predictions.load_pairs(args_of("--pairs", file))
+            jobs.load_pairs(args_of("--pairs", file))
 
 
 @pytest.mark.parametrize(
@@ -318,8 +370,8 @@ def test_pairs_that_a_reviewer_rejected_are_left_out_and_said(tmp_path, one_rank
         (["--pairs", "p"], "--model is missing"),
         (["--pairs", "p", "--model", "m"], "--output is missing"),
         (["--benchmarks", "mvbench", "--model", "m", "--output", "o"], "--data-root is missing"),
-        (["--shortcuts"], "--shortcuts must name each setting once"),
-        (["--shortcuts", "shuffled", "shuffled"], "--shortcuts must name each setting once"),
+        (["--shown"], "--shown must name each setting once"),
+        (["--shown", "shuffled", "shuffled"], "--shown must name each setting once"),
         (["--files", "videomme=x"], "--files videomme=x must be NAME=FILE, NAME one of dybench"),
         (["--files", "dybench"], "must be NAME=FILE"),
         (["--engine", "openai"], "needs --base-url"),
@@ -440,8 +492,8 @@ def test_one_decoding_serves_all_settings_of_a_question(tmp_path, one_rank):
     prompts = predictions.Prompts(args, None)
     prompts.clips.close()
     prompts.clips = Clips()
-    items = predictions.load_pairs(args).items
-    tasks = [predictions.Task("pairs", shortcut, items[0]) for shortcut in SHORTCUTS]
+    items = jobs.load_pairs(args).items
+    tasks = [jobs.Task("pairs", shortcut, items[0]) for shortcut in SHORTCUTS]
     seen = [prompts.prompt(task).view for task in tasks]
     assert reads == [items[0].id] and [view and len(view.frames) for view in seen] == [4, 2, 4, None]
     prompts.ahead(tasks)
@@ -498,13 +550,13 @@ def ask_server(server, rows, output, *more) -> int:
     args = args_of(*flags, "--frames", 4, "--backoff", 0.01, "--deadline", 2, "--tries", 2, *more)
     check_benchmarks(args, 1, 1)
     with mock.patch.object(predictions.Prompts, "_view", lambda *_: clip_of(4)):
-        return predictions.run(args, "m", predictions.prepare(args, "m"), torch.device("cpu"))
+        return predictions.run(args, "m", jobs.prepare(args, "m"), torch.device("cpu"))
 
 
 def test_an_endpoint_gets_the_frames_as_images_under_every_setting(serve, tmp_path, one_rank):
     server = serve(lambda prompt, count: 500 if count == 1 and "event_order 1a" in prompt[-1]["text"] else "\\boxed{A}")
     rows, output = write_pairs(tmp_path, 2, data_type="video", path="clip.mp4"), tmp_path / "run"
-    assert ask_server(server, rows, output, "--shortcuts", *SHORTCUTS) == 0
+    assert ask_server(server, rows, output, "--shown", *SHORTCUTS) == 0
     asked = {}
     for body in server.requests:
         (turn,) = body["messages"]
@@ -512,7 +564,7 @@ def test_an_endpoint_gets_the_frames_as_images_under_every_setting(serve, tmp_pa
         asked.setdefault(turn["content"][-1]["text"], []).append(greys(turn["content"]))
     assert len(server.requests) == 4 * 12 + 4 and len(asked) == 12
     for shortcut in SHORTCUTS:
-        written = read(output / predictions.place("pairs", shortcut) / "predictions.jsonl")
+        written = read(output / jobs.place("pairs", shortcut) / "predictions.jsonl")
         for row in written:
             words = "\n".join([row["problem"], "Options:", *row["options"], "Put your final answer in \\boxed{}."])
             assert row["frames"] in asked[words]  # frame i of the clip is grey i
@@ -600,7 +652,7 @@ def answer_on_this_rank(rows: str, output: str, stop_after: int) -> list[dict]:
     device = parallel.start()
     args = args_of("--model", "m", "--pairs", rows, "--output", output, "--chunk", 2)
     with mock.patch.object(predictions, "build", lambda *_: (Scripted(stop_after=stop_after), None)):
-        job = predictions.prepare(args, "m")
+        job = jobs.prepare(args, "m")
         with contextlib.suppress(RuntimeError):
             predictions.run(args, "m", job, device)
     file = Path(output, "pairs", "predictions.jsonl")
@@ -629,22 +681,29 @@ def test_the_numbers_are_trainings_own_and_any_engine_answers(tmp_path):
     small += ["--train-file", tmp_path / "train.jsonl", "--eval-file", pairs, "--run-dir", run_dir]
     launch("train.py", *toy, *small, ranks=1)
     before = json.loads((run_dir / "summary.json").read_text())["before"]
-    launch("-m", "eval.run", *toy, "--pairs", pairs, "--output", output, "--shortcuts", *SHORTCUTS, ranks=1)
-    results = {s: json.loads((output / predictions.place("pairs", s) / "result.json").read_text()) for s in SHORTCUTS}
+    launch("-m", "eval.run", *toy, "--pairs", pairs, "--output", output, "--shown", *SETTINGS, ranks=1)
+    results = {s: json.loads((output / jobs.place("pairs", s) / "result.json").read_text()) for s in SETTINGS}
     found = {name: metric["value"] for name, metric in results["identity"]["metrics"].items()}
     assert (found["acc"], found["pair_acc"]) == (before["acc"], before["pair_acc"])
     assert (found["static_acc"], found["static_pair_acc"]) == (before["static"]["acc"], before["static"]["pair_acc"])
     for name, part in results["identity"]["groups"]["subtask"].items():
         assert part["pair_acc"]["value"] == before["subtasks"][name]["pair_acc"]
-    assert {name: result["n"] for name, result in results.items()} == dict.fromkeys(SHORTCUTS, 32)
+    assert {name: result["n"] for name, result in results.items()} == dict.fromkeys(SETTINGS, 32)
     for shortcut in SHORTCUTS.keys() - {"identity"}:  # a guess of so few pairs: three standard errors
         pair_acc = results[shortcut]["metrics"]["pair_acc"]
         by_chance = pair_acc["chance"] / 100
         margin = 300 * (by_chance * (1 - by_chance) / pair_acc["n"]) ** 0.5
         assert pair_acc["value"] <= pair_acc["chance"] + margin, shortcut
+    for transform in COUNTERFACTUALS:
+        before, after = (read(output / jobs.place("pairs", s) / "predictions.jsonl") for s in ("identity", transform))
+        same = [one["answer"] and one["answer"] == two["answer"] for one, two in zip(before, after, strict=True)]
+        static = [row["subtask"].startswith("static") for row in before]
+        for metric, wanted in (("agreement", True), ("same_answer", False)):
+            of = [bool(stays) for stays, is_static in zip(same, static, strict=True) if is_static == wanted]
+            assert results[transform]["metrics"][metric]["value"] == pytest.approx(100 * np.mean(of))
 
     generic = ["--engine", "vllm-generic", "--pairs", pairs, "--output", tmp_path / "generic"]
-    generic += ["--shortcuts", "identity", "single_frame", "--max-prompt-tokens", 1024]
+    generic += ["--shown", "identity", "single_frame", "--max-prompt-tokens", 1024]
     launch("-m", "eval.run", *toy, *generic, ranks=1)
     for name in ("pairs", "pairs.single_frame"):
         written = read(tmp_path / "generic" / name / "predictions.jsonl")

@@ -112,11 +112,11 @@ def test_timeblind(run, tmp_path):
 def test_whole_is_a_matter_of_size_and_groups_not_of_remarks(run, monkeypatch):
     questions = timeblind(2)
     questions[0]["answer"] = {"Yes": "No", "No": "Yes"}.get(questions[0]["answer"], "B")
-    monkeypatch.setitem(score.BENCHMARKS, "timeblind", replace(score.BENCHMARKS["timeblind"], size=8))
+    monkeypatch.setitem(score.LAYOUTS, "timeblind", replace(score.LAYOUTS["timeblind"], size=8))
     code, rows, out, _ = run("timeblind", questions, [], "--whole")
     assert code == 0 and len(rows) == 8 and "note: 1 rows' `answer` differs from the official pattern" in out
     questions = [own("p", "a"), own("p", "b", "B"), own("q", "a"), own("r", "b")]
-    monkeypatch.setitem(score.BENCHMARKS, "dybench", replace(score.BENCHMARKS["dybench"], size=4))
+    monkeypatch.setitem(score.LAYOUTS, "dybench", replace(score.LAYOUTS["dybench"], size=4))
     code, rows, _, error = run("dybench", questions, [], "--whole")
     assert code == 2 and not rows and "2 units are not of 2 questions, the first: 'q'; leave --whole away" in error
 

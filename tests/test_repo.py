@@ -15,19 +15,19 @@ from conftest import ROOT
 README = (ROOT / "README.md").read_text()
 # Level of each file (DESIGN): a file imports only lower levels; level 0 imports none of ours.
 LEVELS = {
-    "rewards": 0, "advantage": 0, "transforms": 0, "math_judge": 0, "episode": 0, "config": 0, "chat_client": 0,
-    "data.rows": 0, "balance": 0, "flops": 0, "verifiers": 1, "review": 2, "methods": 2, "router_rules": 2,
-    "packing": 0, "logprobs": 0, "attention": 1, "parallel": 1, "metrics": 1, "pictures": 1, "checkpoint": 1,
-    "eval.scoring": 1,
-    "data.video": 1, "data.cache": 1, "data.prompts": 1, "data.image": 2, "data.dataset": 2, "data.corpora": 2,
-    "data.clips": 3, "data.filter": 3, "data.sources": 3, "data.check": 4, "router_audit": 4, "router": 5,
-    "model": 2, "rollout": 3, "update": 3, "data.reader": 4, "plan": 5, "score": 6, "samples": 6,
-    "data.parquet": 1, "eval.replies": 2, "eval.benchmarks": 3, "eval.answer": 4, "eval.score": 4, "eval.interop": 5,
-    "eval.shortcuts": 1, "eval.parts": 2, "eval.endpoint": 4, "eval.settings": 5, "eval.pass_rates": 6,
-    "eval.predictions": 6, "eval.run": 7, "eval.dybench_words": 0, "eval.dybench_clips": 0, "eval.dybench_sources": 3,
-    "eval.dybench_pairs": 3, "eval.dybench_sheet": 4, "eval.dybench": 5, "eval.report_runs": 2, "eval.report_tables": 3,
-    "eval.report_pictures": 4, "eval.report_gallery": 4, "eval.report_page": 5, "eval.report": 6,
-    "toy.world": 1, "toy.model": 3, "toy.warm_start": 4, "train": 7, "toy.demo": 7,
+    "advantage": 0, "balance": 0, "chat_client": 0, "config": 0, "data.paths": 0, "data.rows": 0, "episode": 0,
+    "eval.dybench_clips": 0, "eval.dybench_words": 0, "flops": 0, "logprobs": 0, "math_judge": 0, "packing": 0,
+    "rewards": 0, "transforms": 0, "attention": 1, "checkpoint": 1, "data.cache": 1, "data.parquet": 1,
+    "data.prompts": 1, "data.video": 1, "eval.shown": 1, "metrics": 1, "parallel": 1, "pictures": 1, "toy.world": 1,
+    "verifiers": 1, "data.corpora": 2, "data.dataset": 2, "data.image": 2, "eval.dybench_stats": 2, "eval.parts": 2,
+    "eval.replies": 2, "eval.scoring": 2, "methods": 2, "model": 2, "review": 2, "router_rules": 2, "data.clips": 3,
+    "data.filter": 3, "data.sources": 3, "eval.dybench_pairs": 3, "eval.dybench_sources": 3, "eval.layouts": 3,
+    "eval.report_runs": 3, "rollout": 3, "toy.model": 3, "update": 3, "data.check": 4, "data.reader": 4,
+    "eval.answer": 4, "eval.benchmarks": 4, "eval.dybench_sheet": 4, "eval.report_tables": 4, "router_audit": 4,
+    "toy.warm_start": 4, "eval.dybench": 5, "eval.questions": 5, "eval.report_gallery": 5, "eval.report_pictures": 5,
+    "eval.score": 5, "eval.settings": 5, "plan": 5, "router": 5, "eval.endpoint": 6, "eval.interop": 6,
+    "eval.pass_rates": 6, "eval.report_page": 6, "samples": 6, "score": 6, "eval.jobs": 7, "eval.report": 7,
+    "toy.demo": 7, "train": 7, "eval.predictions": 8, "eval.run": 9,
 }  # fmt: skip
 
 
@@ -71,10 +71,10 @@ def test_every_flag_in_the_readme_is_a_setting():
     import router
     from config import Config
     from data import check, filter, sources
-    from eval import dybench, interop, report, score, settings
+    from eval import dybench, interop, questions, report, score, settings
 
     commands = (Config, check.CheckArgs, filter.FilterArgs, sources.Args, score.ScoreArgs, interop.InteropArgs)
-    commands += (settings.PassRateArgs, settings.BenchmarkArgs, report.ReportArgs)
+    commands += (settings.PassRateArgs, settings.BenchmarkArgs, report.ReportArgs, questions.QuestionArgs)
     commands += tuple(args for args, _ in (router.ACTIONS | dybench.ACTIONS).values())
     fields = {field.name for command in commands for field in dataclasses.fields(command)}
     elsewhere = set("nproc_per_node nnodes rdzv_backend rdzv_endpoint help out".split())

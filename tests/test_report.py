@@ -25,6 +25,7 @@ from eval.report_runs import COMPARED, read_routed, read_run, read_runs, setting
 from eval.report_tables import Bootstrap, all_tables
 from eval.settings import FREE_IN_A_RUN, BenchmarkArgs
 from toy.world import write_world
+from transforms import COUNTERFACTUALS
 
 EVIL = "<script>document.title = 'owned'</script><img src=x onerror=\"document.title='owned'\">"
 SHORTCUTS = ("identity", "single_frame", "shuffled", "text_only")
@@ -275,11 +276,61 @@ def test_timeblind_blocks_that_lack_an_answer_are_invalid_as_in_result_json(copi
         assert found["relations", "TimeBlind", heading].cells["base"].score.value == want[metric]["value"]
 
 
+def test_tempcompass_is_broken_down_by_sub_task_once(copies):
+    """Though its answers lie in a run twice, by sub-task and joined."""
+    for run in copies:
+        kinds = ("multi_choice", "caption_matching")
+        rows = [
+            r | {"facts": r["facts"] | {"task": kind}} for kind in kinds for r in rows_of(run, f"tempcompass_{kind}")
+        ]
+        write_part(run / "tempcompass", [row | {"id": f"{at}"} for at, row in enumerate(rows)])
+    _, breakdowns, _ = all_tables(read_runs(list(map(str, copies))), Bootstrap(100))
+    names = [table.name for table in breakdowns]
+    assert len(names) == len(set(names)) and {"tempcompass_task", "tempcompass_dim"} <= set(names)
+    by_task = next(table for table in breakdowns if table.name == "tempcompass_task")
+    assert [column.group for column in by_task.columns] == ["multi-choice", "caption matching"]
+
+
 def test_same_answers_have_a_chance_but_no_badge_for_being_below_it(runs):
     column = tables(runs[:1], 100)["relations", "DyBench, dynamic", "Same answer"]
     want = json.loads((runs[0] / "dybench" / "result.json").read_text())["metrics"]["same_answer"]["chance"]
     assert column.falls and column.chance == pytest.approx(want)
     assert not at_chance(column, column.cells["base"])
+
+
+def test_answers_that_stay_under_flip_and_reversal(copies, tmp_path):
+    """DyBench by its static sub-task, MVBench by the router's types: Static must stay, Spatial change in the mirror."""
+    types: dict[str, str] = {}
+    flip, reverse = COUNTERFACTUALS
+    for part, setting in (("dybench", flip), ("mvbench", flip), ("mvbench", reverse)):
+        for at, run in enumerate(copies):
+            rows = rows_of(run, part)[: None if at else -2]  # the first run was asked two questions fewer
+            types |= {r["id"]: ("Static", "Spatial", "Temporal", "Spatiotemporal")[i % 4] for i, r in enumerate(rows)}
+            flipped = [r | {"answer": r["answer"] if i % 3 else None} for i, r in enumerate(rows)]
+            write_part(run / f"{part}.{setting}", flipped)
+    paper, _, said = all_tables(read_runs(list(map(str, copies))), Bootstrap(100), {"mvbench": types})
+    assert not [column for table in paper if table.name == "table4_mvbench" for column in table.columns]
+    relations = next(table for table in paper if table.name == "relations")
+    found = {column.group: column for column in relations.columns}
+    for part, heading, setting, kinds in (
+        ("dybench", "DyBench, static, flipped", flip, None),
+        ("mvbench", "MVBench, static, flipped", flip, ("Static",)),
+        ("mvbench", "MVBench, dynamic, flipped", flip, ("Spatial", "Spatiotemporal")),
+        ("mvbench", "MVBench, dynamic, reversed", reverse, ("Temporal", "Spatiotemporal")),
+    ):
+        for run in copies:
+            before = {row["id"]: row["answer"] for row in rows_of(run, part)}
+            rows = [
+                row
+                for row in rows_of(run, f"{part}.{setting}")[: -2 if run == copies[1] else None]
+                if (types[row["id"]] in kinds if kinds else row["subtask"] == "static")
+            ]
+            stays = [row["answer"] is not None and row["answer"] == before[row["id"]] for row in rows]
+            assert found[heading].cells[run.name].score.value == pytest.approx(100 * np.mean(stays)), heading
+            assert found[heading].n == len(rows) > 2
+    assert found["MVBench, dynamic, flipped"].falls and not found["MVBench, static, flipped"].falls
+    assert "DyBench, dynamic, flipped" not in found  # no router has told what a mirror changes there
+    assert any("mvbench.horizontal_flip: compared on the" in line for line in said)
 
 
 def test_accuracy_against_the_routers_dynamic_fraction(runs, tmp_path, capsys):

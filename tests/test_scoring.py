@@ -13,6 +13,7 @@ from eval.scoring import (
     accuracy,
     accuracy_by_dynamic_fraction,
     by_subtask,
+    counterfactual_report,
     interval,
     pair_accuracy,
     paired_report,
@@ -263,6 +264,27 @@ def test_same_answer_goes_by_content_and_unread_answers_have_none_in_common():
     assert (metrics["same_answer"]["value"], metrics["agreement"]["value"]) == (25.0, 100.0)
     assert (metrics["pair_acc"]["n"], metrics["static_pair_acc"]["n"], metrics["static_acc"]["value"]) == (4, 1, 0.0)
     assert set(report("dybench", static)["metrics"]) == {"acc", "pair_acc", "agreement"}
+
+
+def test_answers_that_stay_on_a_transformed_clip():
+    """By hand: of four static questions two keep their answer, of three others one does."""
+    said = {"s": ("A", "A"), "t": ("B", "C"), "u": (None, None), "v": ("C", "C"), "x": ("A", "A"), "y": ("A", "B")}
+    as_it_is = [
+        asked(name, "a", "A", before, "static" if name < "w" else "event") for name, (before, _) in said.items()
+    ]
+    flipped = [row | {"answer": said[row["pair_id"]][1], "reply": "another"} for row in as_it_is]
+    last, lost = asked("z", "a", "A", "A"), asked("z", "a", "A", None, error="no clip")
+    found = counterfactual_report("dybench", [last, *as_it_is[::-1]], [*flipped, lost])
+    stays, same = found["metrics"]["agreement"], found["metrics"]["same_answer"]
+    assert (stays["value"], stays["n"], same["value"], same["n"], found["n"]) == (50.0, 4, 100 / 3, 3, 7)
+    assert [stays["chance"], same["chance"]] == pytest.approx([100 / 3, 100 / 3])
+    assert set(found["groups"]["subtask"]) == {"static", "event"} and "acc" not in found["metrics"]
+    plain = [{"id": str(i), "correct": False, "answer": "yes", "options": [], "gold": "no"} for i in range(2)]
+    assert set(counterfactual_report("tempcompass_yes_no", plain, plain)["metrics"]) == {"same_answer"}
+    with pytest.raises(ValueError, match="question 's/a' was asked on the transformed clip alone"):
+        counterfactual_report("dybench", as_it_is[1:], flipped)
+    with pytest.raises(ValueError, match="gold of question 's/a' is another one"):
+        counterfactual_report("dybench", as_it_is, [flipped[0] | {"gold": "B"}])
 
 
 def test_accuracy_by_dynamic_fraction():

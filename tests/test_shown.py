@@ -1,4 +1,4 @@
-"""pytest tests/test_shortcuts.py -- what is left of a clip: drawn evenly, alike everywhere, and stamped in order."""
+"""pytest tests/test_shown.py -- what is shown of a clip: drawn evenly, alike everywhere, and stamped in order."""
 
 import itertools
 import random
@@ -11,7 +11,8 @@ import torch
 from data.prompts import video_metadata
 from data.video import frame_indices
 from episode import Question, View
-from eval.shortcuts import SHORTCUTS, Shown, show
+from eval.shown import SHORTCUTS, Shown, show
+from transforms import COUNTERFACTUALS
 
 SIDE_A = Question(
     "p/a", 1, "Which way?", "video", "multiple choice", ("A. left", "B. right"), "A", pair_id="p", side="a"
@@ -64,6 +65,17 @@ def test_every_order_is_equally_likely():
     expected = 2400 / 24
     chi_squared = sum((count - expected) ** 2 / expected for count in orders.values())
     assert chi_squared < 50  # 23 degrees of freedom: 49.7 is the 0.1 % quantile
+
+
+def test_counterfactuals_are_the_clip_in_the_mirror_and_in_rewind():
+    view = clip()
+    view.frames[..., :32] += 100  # left and right differ
+    flipped, backwards = (show(name, view, SIDE_A, 0) for name in COUNTERFACTUALS)
+    assert torch.equal(flipped.view.frames, view.frames.flip(3)) and flipped.frames == view.frame_indices
+    assert torch.equal(backwards.view.frames, view.frames.flip(0)) and backwards.frames == view.frame_indices[::-1]
+    for name, shown in zip(COUNTERFACTUALS, (flipped, backwards), strict=True):
+        assert shown.view.transform == name
+        assert video_metadata(shown.view) == video_metadata(view)  # the stamps ascend all the same
 
 
 def test_text_only_and_text_questions_show_nothing():

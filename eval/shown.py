@@ -1,9 +1,10 @@
-"""Shortcut isolation (paper App. A.4, Table 4): what is left of a clip when its dynamics are taken away.
+"""What of a clip a model is shown: all of it, what is left without its dynamics, or its counterfactual.
 
-Pure functions on a View. A question's draw comes from (seed, pair id or id, side, question, setting) alone: the same on
-every rank and after a stop, and its own for each side of a pair, since the paper does not say that the sides share it.
-TimeBlind asks two questions about each video: each gets its own, too. What was shown is returned with the view, and
-stands in the predictions.
+The second is shortcut isolation (paper App. A.4, Table 4); the third asks whether an answer to a flipped or reversed
+clip stays or changes as it should (Fig. 1, left). Pure functions on a View. A question's draw comes from (seed, pair id
+or id, side, question, setting) alone: the same on every rank and after a stop, and its own for each side of a pair,
+since the paper does not say that the sides share it. TimeBlind asks two questions about each video: each gets its own,
+too. What was shown is returned with the view, and stands in the predictions.
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ from typing import Literal
 import torch
 
 from episode import Question, View
-from transforms import frame_shuffle, visit_rng
+from transforms import HORIZONTAL_FLIP, TEMPORAL_REVERSE, frame_shuffle, horizontal_flip, temporal_reverse, visit_rng
 
-Shortcut = Literal["identity", "single_frame", "shuffled", "text_only"]
+Setting = Literal["identity", "single_frame", "shuffled", "text_only", "horizontal_flip", "temporal_reverse"]
 
 
 @dataclass(frozen=True)
@@ -65,12 +66,24 @@ def text_only(view: View, rng: random.Random) -> Shown:
     return Shown(None)
 
 
+def flipped(view: View, rng: random.Random) -> Shown:
+    """The clip in the mirror: (F, 3, H, W) -> (F, 3, H, W)."""
+    return Shown(replace(view, frames=horizontal_flip(view.frames), transform=HORIZONTAL_FLIP), view.frame_indices)
+
+
+def backwards(view: View, rng: random.Random) -> Shown:
+    """The clip from its end to its start, stamped as the reversed file would be: (F, 3, H, W) -> (F, 3, H, W)."""
+    shown = replace(view, frames=temporal_reverse(view.frames), transform=TEMPORAL_REVERSE)
+    return Shown(shown, view.frame_indices[::-1])
+
+
 SHORTCUTS = {"identity": identity, "single_frame": single_frame, "shuffled": shuffled, "text_only": text_only}
+SETTINGS = SHORTCUTS | {HORIZONTAL_FLIP: flipped, TEMPORAL_REVERSE: backwards}
 
 
-def show(shortcut: Shortcut, view: View | None, question: Question, seed: int) -> Shown:
+def show(setting: Setting, view: View | None, question: Question, seed: int) -> Shown:
     """What of a question's view is shown under a setting; nothing where the question has none (text, or not decoded
     since `text_only` does not need it)."""
     name = question.id if question.pair_id is None else question.pair_id
-    rng = visit_rng(seed, 0, f"{name}/{question.side}/{question.problem}/{shortcut}")
-    return Shown(None) if view is None else SHORTCUTS[shortcut](view, rng)
+    rng = visit_rng(seed, 0, f"{name}/{question.side}/{question.problem}/{setting}")
+    return Shown(None) if view is None else SETTINGS[setting](view, rng)
