@@ -5,9 +5,16 @@
 
 from __future__ import annotations
 
+import atexit
+import contextlib
+import functools
+import json
 import os
+import select
+import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import av  # noqa: F401 -- before vLLM loads a second libvpx: whichever comes second cannot encode
@@ -53,20 +60,53 @@ def shared_folder() -> Path:
     return folder
 
 
-def launch(
-    script: str, *flags: object, ranks: int = 2, expect: int = 0, timeout_s: float = 500
-) -> subprocess.CompletedProcess:
-    """A script of the project over `ranks` processes, as a user starts it; fails where its exit code differs."""
+def launch(*argv: object, ranks: int = 2, expect: int = 0, timeout_s: float = 500) -> subprocess.CompletedProcess:
+    """A script of the project (or -m and a module) over `ranks` processes, in the environment that torchrun gives them;
+    fails where its exit code differs. test_every_row.py goes through torchrun itself."""
     import torch
 
-    if torch.cuda.is_available() and torch.cuda.device_count() < ranks:
-        pytest.skip(f"{ranks} ranks need {ranks} GPUs")
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"]
-    command = [*(torchrun if ranks > 1 else [sys.executable]), script, *map(str, flags)]
+    if torch.cuda.is_available():
+        if torch.cuda.device_count() < ranks:
+            pytest.skip(f"{ranks} ranks need {ranks} GPUs")
+    zygote = _zygote()
+    with tempfile.NamedTemporaryFile() as log:
+        print(
+            json.dumps({"argv": list(map(str, argv)), "ranks": ranks, "log": log.name}), file=zygote.stdin, flush=True
+        )
+        ready, _, _ = select.select([zygote.stdout], [], [], timeout_s)
+        if not ready:
+            _end(zygote)
+        output = Path(log.name).read_text(errors="replace")
+        assert ready, f"no end after {timeout_s:.0f} s\n{output[-6000:]}"
+        codes = json.loads(zygote.stdout.readline().removeprefix("@@"))
+    code = next((code for code in codes if code), 0)
+    assert code == expect, f"exit codes {codes}\n{output[-6000:]}"
+    return subprocess.CompletedProcess(list(argv), code, stdout=output, stderr=output)
+
+
+@functools.cache
+def _zygote() -> subprocess.Popen:
     environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=timeout_s)
-    assert done.returncode == expect, done.stdout[-2000:] + done.stderr[-4000:]
-    return done
+    command = [sys.executable, str(ROOT / "tests" / "zygote.py")]
+    zygote = subprocess.Popen(
+        command,
+        env=environment,
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    atexit.register(_end, zygote)
+    return zygote
+
+
+def _end(zygote: subprocess.Popen) -> None:
+    """With every rank it has forked."""
+    _zygote.cache_clear()
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(zygote.pid, signal.SIGKILL)
+    zygote.wait()
 
 
 @pytest.fixture(scope="module")

@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import subprocess
+import sys
 
 import pytest
-from conftest import launch
+from conftest import ROOT
 from every_row import ROWS
 
 from metrics import read_metrics
@@ -24,7 +27,10 @@ def runs(tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("rows")
     write_world(folder / "world", train=24, pairs=1)
-    launch("tests/every_row.py", folder / "world", folder)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    command = [*torchrun, "tests/every_row.py", folder / "world", folder]
+    subprocess.run(command, env=environment, cwd=ROOT, check=True, timeout=600)
     return folder
 
 
