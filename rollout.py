@@ -287,6 +287,18 @@ class VllmEngine:
                 self.llm.collective_rpc(_zero_plain_buffers)
 
 
+def prepare_vllm(in_process: bool) -> None:
+    """vLLM's environment, to be called before its import. `in_process`: the engine lives in this process, where its
+    fault is an exception."""
+    if in_process:
+        os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    if not torch.cuda.is_available():
+        # Each start would compile a sampler that requests with a seed never use: 15 s, mostly of other processes.
+        os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it misses CUDA aloud on every rank
+
+
 def _colocated_llm(
     folder: str,
     *,
@@ -302,9 +314,7 @@ def _colocated_llm(
     **more,
 ):
     """vLLM in this process, of this torchrun job's ranks. `limits`: the most of each medium in a prompt."""
-    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # external_launcher: the engine lives in this process
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it misses CUDA aloud on every rank
+    prepare_vllm(in_process=True)  # external_launcher demands it
     from vllm import LLM  # after the environment; and a machine without vLLM can still run --engine hf
 
     on_gpu = torch.cuda.is_available()
@@ -600,10 +610,7 @@ class TextEngine:
         seed: int = 0,
     ):
         """`max_tokens`: prompt and reply together."""
-        os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-        if tensor_parallel == 1:
-            os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # in this process: a fault is an exception here
-        logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
+        prepare_vllm(in_process=tensor_parallel == 1)
         from vllm import LLM
 
         on_gpu = torch.cuda.is_available()

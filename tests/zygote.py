@@ -20,11 +20,13 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 def preload() -> None:
     sys.path.insert(0, ROOT)
-    os.environ.update(VLLM_ENABLE_V1_MULTIPROCESSING="0", VLLM_LOGGING_LEVEL="ERROR")
     import av  # noqa: F401 -- before vLLM's libraries: see conftest.py
     import torch
 
     torch.set_num_threads(1)
+    from rollout import prepare_vllm
+
+    prepare_vllm(in_process=True)
     import vllm.model_executor.models.qwen3_vl
     import vllm.v1.engine.llm_engine
     import vllm.v1.executor.uniproc_executor
