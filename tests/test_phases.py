@@ -58,6 +58,7 @@ def doors() -> dict:
     }
 
 
+@pytest.mark.slow
 def test_all_ranks_hear_and_do_the_same():
     results = run_ranks(doors, 2)
     for result in results:
