@@ -6,6 +6,8 @@ pytest tests/test_resume.py
 from __future__ import annotations
 
 import json
+import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -64,6 +66,8 @@ def test_one_rank_goes_on_with_what_two_began(two_ranks, place):
     whole = two_ranks[0][0]
     [[got]] = run_ranks(on_other_ranks, 1, *place, whole["tape"], "0", timeout_s=200)
     assert_alike(got, whole, weights=1e-4)
+    saved = os.listdir(Path(f"{place[0]}_1_0", "checkpoints"))
+    assert sorted(saved) == ["step_000003", "step_000004"], "by --save-minutes"
 
 
 def test_four_ranks_go_on_with_what_two_began_sharded_over_all_and_two_by_two(two_ranks, place):
