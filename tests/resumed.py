@@ -120,7 +120,7 @@ def branch_off(run_dir: str, name: str, after: int) -> str:
 
 
 def whole_and_in_two_parts(run_dir: str, world: str) -> tuple[dict, dict]:
-    parallel.start(timeout_minutes=2)
+    parallel.start(timeout_minutes=10)
     whole = run(run_dir, world)
     torch.rand(7)  # what the first run left of the random states must not matter
     return whole, run(branch_off(run_dir, "parts", after=2), world)
@@ -129,7 +129,7 @@ def whole_and_in_two_parts(run_dir: str, world: str) -> tuple[dict, dict]:
 def on_other_ranks(run_dir: str, world: str, tape: dict, *shard_ranks: str) -> list[dict]:
     """The last two rounds once more with what was sampled then, for each number of ranks that share the weights; saved
     by the clock, after every round."""
-    parallel.start(timeout_minutes=2)
+    parallel.start(timeout_minutes=10)
     here = torch.distributed.get_world_size()
     clock = ("--save-every", "0", "--save-minutes", "1e-6")
     return [
