@@ -16,18 +16,19 @@ README = (ROOT / "README.md").read_text()
 # Level of each file (DESIGN): a file imports only lower levels; level 0 imports none of ours.
 LEVELS = {
     "advantage": 0, "balance": 0, "chat_client": 0, "config": 0, "data.paths": 0, "data.rows": 0, "episode": 0,
-    "eval.dybench_clips": 0, "eval.dybench_words": 0, "flops": 0, "logprobs": 0, "math_judge": 0, "packing": 0,
-    "rewards": 0, "transforms": 0, "attention": 1, "checkpoint": 1, "data.cache": 1, "data.parquet": 1,
-    "data.prompts": 1, "data.video": 1, "eval.shown": 1, "metrics": 1, "parallel": 1, "pictures": 1, "toy.world": 1,
-    "verifiers": 1, "data.corpora": 2, "data.dataset": 2, "data.image": 2, "eval.dybench_stats": 2, "eval.parts": 2,
-    "eval.replies": 2, "eval.scoring": 2, "methods": 2, "model": 2, "review": 2, "router_rules": 2, "data.clips": 3,
-    "data.filter": 3, "data.sources": 3, "eval.dybench_pairs": 3, "eval.dybench_sources": 3, "eval.layouts": 3,
-    "eval.report_runs": 3, "rollout": 3, "toy.model": 3, "update": 3, "data.check": 4, "data.reader": 4,
-    "eval.answer": 4, "eval.benchmarks": 4, "eval.dybench_sheet": 4, "eval.report_tables": 4, "router_audit": 4,
-    "toy.warm_start": 4, "eval.dybench": 5, "eval.questions": 5, "eval.report_gallery": 5, "eval.report_pictures": 5,
-    "eval.score": 5, "eval.settings": 5, "plan": 5, "router": 5, "eval.endpoint": 6, "eval.interop": 6,
-    "eval.pass_rates": 6, "eval.report_page": 6, "samples": 6, "score": 6, "eval.jobs": 7, "eval.report": 7,
-    "toy.demo": 7, "train": 7, "eval.predictions": 8, "eval.run": 9,
+    "eval.dybench_clips": 0, "eval.dybench_words": 0, "exits": 0, "flops": 0, "logprobs": 0, "math_judge": 0,
+    "packing": 0, "rewards": 0, "rng": 0, "transforms": 0, "attention": 1, "data.cache": 1, "data.parquet": 1,
+    "data.prompts": 1, "data.video": 1, "eval.shown": 1, "guards": 1, "metrics": 1, "parallel": 1, "pictures": 1,
+    "toy.world": 1, "verifiers": 1, "checkpoint": 2, "data.corpora": 2, "data.dataset": 2, "data.image": 2,
+    "eval.dybench_stats": 2, "eval.parts": 2, "eval.replies": 2, "eval.scoring": 2, "methods": 2, "model": 2,
+    "phases": 2, "review": 2, "router_rules": 2, "data.clips": 3, "data.filter": 3, "data.sources": 3,
+    "eval.dybench_pairs": 3, "eval.dybench_sources": 3, "eval.layouts": 3, "eval.report_runs": 3, "rollout": 3,
+    "run_folder": 3, "toy.model": 3, "update": 3, "data.check": 4, "data.reader": 4, "eval.answer": 4,
+    "eval.benchmarks": 4, "eval.dybench_sheet": 4, "eval.report_tables": 4, "router_audit": 4, "toy.warm_start": 4,
+    "eval.dybench": 5, "eval.questions": 5, "eval.report_gallery": 5, "eval.report_pictures": 5, "eval.score": 5,
+    "eval.settings": 5, "plan": 5, "router": 5, "eval.endpoint": 6, "eval.interop": 6, "eval.pass_rates": 6,
+    "eval.report_page": 6, "samples": 6, "score": 6, "eval.jobs": 7, "eval.report": 7, "toy.demo": 7, "train": 7,
+    "eval.predictions": 8, "eval.run": 9,
 }  # fmt: skip
 
 

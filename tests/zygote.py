@@ -1,6 +1,6 @@
 """A Python that has imported everything once, and forks the ranks of a script: a start in milliseconds, not 15 seconds.
 
-Started by conftest.launch, one for a pytest worker. Reads a job a line, JSON: {"argv": [...], "ranks": n, "log": file}, and
+Started by conftest.launch, one for a pytest worker. Reads a job a line, {"argv": [...], "ranks": n, "log": file}, and
 answers with the exit code of each rank. As under torchrun, one rank's failure ends the others.
 """
 
