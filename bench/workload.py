@@ -147,7 +147,8 @@ def packs_of(members: Sequence[tuple[Group, EncodedPrompt]], tokens_per_pack: in
 def packed_update(policy: Policy, packs: Sequence[Pack]) -> torch.Tensor:
     """Gradients into the parameters; returns the log-probs (C,)."""
     policy.zero_grad()
-    return torch.cat(backward(policy, packs, clip_eps=CLIP_EPS, kl_coef=0.0, numbers=Accumulator()))
+    _, logps = backward(policy, packs, clip_eps=CLIP_EPS, kl_coef=0.0, numbers=Accumulator())
+    return torch.cat(logps)
 
 
 @dataclass(frozen=True)
