@@ -19,6 +19,8 @@ from huggingface_hub import save_torch_state_dict
 from torch import nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
 
+from checkpoint_reader import Planner, Reader
+
 MARKER = "COMPLETE"
 # The frozen tower never changes: it comes from --model again.
 OPTIONS = StateDictOptions(ignore_frozen_params=True, strict=False)
@@ -65,7 +67,7 @@ def load(folder: str, policy: nn.Module, optimizer: torch.optim.Optimizer) -> di
     """Restore policy and optimizer in place, on any number of ranks; returns the loop state. All ranks take part."""
     model_state, optimizer_state = get_state_dict(policy, optimizer, options=OPTIONS)
     tensors = {"model": model_state, "optimizer": optimizer_state}
-    dcp.load(tensors, checkpoint_id=folder)
+    dcp.load(tensors, storage_reader=Reader(folder), planner=Planner())
     set_state_dict(
         policy,
         optimizer,

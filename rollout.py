@@ -36,7 +36,7 @@ from tqdm import tqdm
 from config import CELL
 from data.prompts import IMAGE_OPTIONS, frames_thwc, processor_inputs, video_metadata
 from episode import Prompt, Rollout, View
-from model import BAN_BIAS
+from model import BAN_BIAS, load_processor
 
 NamedTensors = Iterable[tuple[str, torch.Tensor]]
 Checksum = tuple[int, int]
@@ -315,6 +315,8 @@ def _colocated_llm(
         return LLM(
             model=folder,
             dtype=dtype,
+            load_format="safetensors",
+            trust_remote_code=False,
             seed=seed,
             distributed_executor_backend="external_launcher",
             tensor_parallel_size=tensor_parallel,
@@ -460,11 +462,13 @@ class HfEngine:
     forgets = False
 
     def __init__(self, folder: str, *, dtype: str, banned_ids: Sequence[int], device: torch.device):
-        from transformers import AutoProcessor, Qwen3VLForConditionalGeneration
+        from transformers import Qwen3VLForConditionalGeneration
 
-        self.model = Qwen3VLForConditionalGeneration.from_pretrained(folder, dtype=getattr(torch, dtype)).to(device)
+        self.model = Qwen3VLForConditionalGeneration.from_pretrained(
+            folder, dtype=getattr(torch, dtype), use_safetensors=True
+        ).to(device)
         self.model.eval()
-        self.processor = AutoProcessor.from_pretrained(folder)
+        self.processor = load_processor(folder)
         self.banned = [int(i) for i in banned_ids]
 
     @torch.no_grad()
@@ -610,6 +614,8 @@ class TextEngine:
         self.llm = LLM(
             model=model,
             dtype=dtype,
+            load_format="safetensors",
+            trust_remote_code=False,
             seed=seed,
             tensor_parallel_size=tensor_parallel,
             max_model_len=max_tokens,

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from string import ascii_uppercase
 
+from data.paths import Outside, confined
 from data.rows import RawRow, read_rows
 from episode import TASK_TYPES, Question
 from verifiers import VERIFIERS, canonical_answer, last_box, split_option
@@ -139,16 +140,11 @@ def _gold(row: dict, problem_type: str, options: tuple[str, ...]) -> str:
 
 
 def _clip_path(row: dict, root: str, check_files: bool) -> str:
-    """Absolute path with symbolic links and ".." resolved: what is checked is what is opened."""
     relative = _text_field(row, "path", required=True)
-    if os.path.isabs(relative):
-        raise _Fault("path", "must be relative to the data root", f"got {relative!r}")
     try:
-        path = os.path.realpath(os.path.join(root, relative))
-    except ValueError as error:  # a null byte or a lone surrogate
-        raise _Fault("path", "is no file name", f"got {relative!r}") from error
-    if os.path.commonpath((root, path)) != root:
-        raise _Fault("path", "leaves the data root", f"{relative!r} is {path!r}")
+        path = confined(root, relative)
+    except Outside as error:
+        raise _Fault("path", str(error), f"got {relative!r}") from error
     if check_files and not os.path.isfile(path):
         raise _Fault("path", "no such file under the data root", relative)
     return path

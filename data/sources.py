@@ -26,6 +26,7 @@ import tyro
 from data.corpora import CORPORA, Corpus, Refused, inside
 from data.dataset import BadRow, load_questions, report_bad_rows
 from data.parquet import read_parquet
+from data.paths import Outside, confined
 from data.rows import RawRow, read_rows
 
 
@@ -105,10 +106,10 @@ def write_image(data: bytes, root: Path, folder: str) -> str:
     if ending is None:
         raise Refused("image", "is no PNG, JPEG, GIF, BMP or WebP", f"begins {data[:8]!r}")
     relative = f"{folder}/{hashlib.sha256(data).hexdigest()[:32]}{ending}"
-    top = os.path.realpath(root)
-    target = os.path.realpath(os.path.join(top, relative))
-    if os.path.commonpath((top, target)) != top:
-        raise Refused("image", "would be written out of the media root", f"{relative} is {target}")
+    try:
+        target = confined(root, relative)
+    except Outside as error:
+        raise Refused("image", "would be written out of the media root", relative) from error
     if os.path.exists(target):
         if Path(target).read_bytes() != data:
             raise Refused("image", "another file of this name is there", relative)

@@ -34,6 +34,7 @@ from typing import Any
 
 from data.dataset import BadRow, load_questions
 from data.parquet import read_parquet
+from data.paths import Outside, confined
 from data.rows import RawRow, read_rows
 from episode import Question
 from eval.replies import caption_options, read_caption, read_caption_matching, read_choice, read_yes_no
@@ -155,11 +156,10 @@ def _clip(root: Path | None, video: str, *patterns: str) -> str | None:
     if not video:
         raise _Refused("video", "missing or empty")
     candidates = [pattern.replace("{}", video) for pattern in patterns]
-    top = os.path.realpath(root)
-    paths = [os.path.realpath(os.path.join(top, *candidate.split("/"))) for candidate in candidates]
-    for path, candidate in zip(paths, candidates, strict=True):
-        if os.path.commonpath((top, path)) != top or os.path.isabs(candidate):
-            raise _Refused("video", "leaves the data root", repr(candidate))
+    try:
+        paths = [confined(root, candidate) for candidate in candidates]
+    except Outside as error:
+        raise _Refused("video", str(error), repr(video)) from error
     return next((path for path in paths if os.path.exists(path)), paths[0])
 
 
@@ -344,7 +344,7 @@ def _tempcompass(name: str, row: _Row, root: Path | None) -> Item:
     else:
         try:
             options = caption_options(text)
-        except (ValueError, SyntaxError) as error:
+        except ValueError as error:
             raise _Refused("question", "holds no information to choose from", error) from error
         question = _choice(row, name, text, _lettered(options, "question"), answer.partition(".")[0], **more)
         layout |= {key: row.text(key) for key in ("mc_question", "mc_answer") if row.value.get(key)}

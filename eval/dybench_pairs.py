@@ -18,6 +18,7 @@ from string import ascii_uppercase
 import numpy as np
 
 from data.corpora import Refused
+from data.paths import Outside, confined
 from data.video import ClipError, sample_clip
 from eval import dybench_clips as clips
 from eval import dybench_words as words
@@ -242,13 +243,10 @@ def plan(row: object, number: int, videos: Path, limits: Limits) -> Plan:
 
 
 def _inside(root: Path, relative: str, field: str) -> Path:
-    top = os.path.realpath(root)
     try:
-        path = os.path.realpath(os.path.join(top, relative))
-    except ValueError as error:  # a null byte
-        raise Refused(field, "is no file name", repr(relative)) from error
-    if os.path.isabs(relative) or os.path.commonpath((top, path)) != top:
-        raise Refused(field, "must stay under the videos folder", repr(relative))
+        path = confined(root, relative)
+    except Outside as error:
+        raise Refused(field, "must stay under the videos folder", repr(relative)) from error
     if not os.path.exists(path):
         raise Refused(field, "no such file under the videos folder", repr(relative))
     return Path(path)

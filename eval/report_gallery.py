@@ -18,6 +18,7 @@ from pathlib import Path
 from PIL import Image
 
 from data.clips import Clips, ClipSettings
+from data.paths import Outside, confined
 from data.video import ClipError
 from episode import Question, View
 from eval.report_runs import FULL_VIDEO, Answer, Run
@@ -149,12 +150,12 @@ def _submit(clips: Clips, side: Answer, root: Path | None) -> Future | str:
         return "this question has no clip"
     if root is None:
         return f"{side.path}: settings.json names no data_root; give --data-root"
-    base = os.path.realpath(root)
-    path = os.path.realpath(os.path.join(base, side.path))
-    if os.path.commonpath([base, path]) != base:
-        return f"{side.path}: leaves the data root"
+    try:
+        path = confined(root, side.path)
+    except Outside as error:
+        return f"{side.path}: {error}"
     if not os.path.isfile(path):
-        return f"{side.path}: no such file under {base}"
+        return f"{side.path}: no such file under {root}"
     question = Question(side.id, 0, "", "video", "", (), "", path=path, start=side.start, end=side.end)
     return clips.submit(question)
 
