@@ -26,4 +26,6 @@ def confined(root: str | os.PathLike, name: str) -> str:
         raise Outside("goes through a link to itself")
     if os.path.commonpath((top, path)) != top:
         raise Outside("leaves the data root")
+    if path == top:
+        raise Outside("names the data root itself")
     return path

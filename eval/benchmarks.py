@@ -407,6 +407,8 @@ def _mvbench_files(path: Path) -> Iterator[tuple[Path, _Row | RawRow]]:
             groups = {file.stem: (rows, "")}
         number = 0
         for task, (rows, folder) in groups.items():
+            if not isinstance(rows, list):
+                raise ValueError(f"{file}: {task!r} must be a list of rows, got {type(rows).__name__}")
             task = task.lower().replace(" ", "_").replace("-", "_")
             if task not in MVBENCH_FOLDERS:
                 raise ValueError(f"{file}: {task!r} is none of MVBench's tasks: {', '.join(MVBENCH_FOLDERS)}")

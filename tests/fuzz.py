@@ -67,11 +67,14 @@ def data(rng: random.Random, right: bytes) -> bytes:
     return right
 
 
-def spoilt(rng: random.Random, rows: list, *, lines: bool) -> bytes:
-    """A file of rows, JSONL or a list, one or two of them changed; now and then the bytes of the file, too."""
-    rows = list(rows)
-    for _ in range(rng.randint(1, 2)):
-        at = rng.randrange(len(rows))
-        rows[at] = value(rng, rows[at])
+def spoilt(rng: random.Random, rows: list | dict, *, lines: bool) -> bytes:
+    """A file of rows, JSONL or a list, one or two of them changed, or of an object; now and then its bytes, too."""
+    if isinstance(rows, list):
+        rows = list(rows)
+        for _ in range(rng.randint(1, 2)):
+            at = rng.randrange(len(rows))
+            rows[at] = value(rng, rows[at])
+    else:
+        rows, lines = value(rng, rows), False
     file = ("".join(json.dumps(row) + "\n" for row in rows) if lines else json.dumps(rows)).encode()
     return data(rng, file) if rng.random() < 0.2 else file

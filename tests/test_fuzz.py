@@ -62,7 +62,7 @@ ROWS = [
 ]
 
 
-def files_of_rows(tmp_path: Path, rows: list, share: int = 1):
+def files_of_rows(tmp_path: Path, rows: list | dict, share: int = 1):
     """(number, path) of each fuzzed file of these rows."""
     for number in numbers(share):
         path = tmp_path / "rows.jsonl"
@@ -140,6 +140,8 @@ BENCHMARK_ROWS = {
     ],
     "videomme": [videomme(1), videomme(2)],
     "mvbench": [mvbench(), mvbench(start=1.5, end=3)],
+    "mvbench tree": {"meta": {"Action Count": [mvbench()] * 2}, "root": {"Action Count": "./video/count/"}},
+    "tempcompass_yes_no tree": {"7": {"action": [{"question": "Does it run?", "answer": "yes"}] * 2}},
 }  # fmt: skip
 
 

@@ -192,7 +192,7 @@ def test_no_name_leads_out_of_the_root(root, parts):
         path = confined(root, name)
     except Outside:
         return
-    assert os.path.realpath(path) == path and (path == str(root) or path.startswith(f"{root}/"))
+    assert os.path.realpath(path) == path and path.startswith(f"{root}/")
 
 
 @pytest.mark.parametrize(
@@ -200,7 +200,7 @@ def test_no_name_leads_out_of_the_root(root, parts):
     [
         ("/etc/passwd", "relative"), ("../root-other/secret", "leaves"), ("out", "leaves"), ("outdir/secret", "leaves"),
         ("sub/../../root-other", "leaves"), ("a\0b", "no file name"), ("\ud800", "no file name"),
-        ("loop/../out", "itself"),
+        ("loop/../out", "itself"), ("sub/..", "the data root itself"), ("", "the data root itself"),
     ],
 )  # fmt: skip
 def test_a_name_that_leads_out_is_refused(root, name, says):
