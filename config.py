@@ -46,11 +46,17 @@ class Config:
     max_steps: int = 0
     """Rounds to run (a round = one generation); 0 = one epoch, in which --repeat-data counts."""
     save_every: int = 20
-    """Rounds between checkpoints; 0 = only at the end."""
+    """Rounds between checkpoints; 0 = only by --save-minutes, on SIGTERM and at the end."""
+    save_minutes: float = 30.0
+    """Minutes after which a round's end saves a checkpoint anyway; 0 = only by --save-every."""
     keep_checkpoints: int = 2
     """Newest checkpoints kept."""
-    resume: Literal["auto", "never"] = "auto"
-    """auto = go on from the newest complete checkpoint of run_dir if there is one; never = refuse a used run_dir."""
+    keep_best: str = "eval/pair_acc"
+    """Metric whose highest value marks the best checkpoint, kept beside the newest; only rounds that have it when they
+    are saved count. Empty = none."""
+    resume: str = "auto"
+    """auto = go on from the newest whole checkpoint of run_dir if there is one; never = refuse a used run_dir; or a
+    checkpoint (RUN_DIR/checkpoints/step_NNNNNN) of another run, to begin from while run_dir has none of its own."""
     eval_every: int = 20
     """Rounds between evaluations; 0 = only before and after."""
     samples_every: int = 5
@@ -181,8 +187,18 @@ class Config:
     tokens_per_pack: int = 16384
     """Packed tokens a forward pass may hold; a longer group is split, its prompt repeated (one completion always fits).
     Fewer passes gather fewer weights, longer ones keep more activations."""
+    shard_ranks: int = 0
+    """Ranks over which weights are sharded (HSDP: those of a node), replicated across the others; 0 = all (FSDP)."""
     checksum_every: int = 50
     """Rounds between comparisons of every engine tensor with the trainer's (always after the first sync); 0 = never."""
+    gap_limit: float = 0.05
+    """Trainer-engine gap in nats (policy/engine_gap_mean); a run that stands above it for 3 rounds in a row ends. 0 =
+    none does."""
+    max_skips: int = 5
+    """Optimizer steps in a row, skipped because loss or gradient is not finite, before the run ends."""
+    phase_timeout: float = 30.0
+    """Minutes that a phase (the start, draw, generate, ..., save) may take; then every rank writes its stacks and the
+    run ends. 0 = any."""
     scripted_reward: bool = False
     """Pay completions by a fixed rule on their text (share of even token ids) instead of their answer: a random model
     earns nothing real, and this shows that gradients, sync and export work on your machine. Not training."""
@@ -316,6 +332,15 @@ def check(config: Config, ranks: int, ranks_per_node: int) -> None:
         (config.max_steps >= 0, f"--max-steps must not be negative; got {config.max_steps}"),
         (config.save_every >= 0, f"--save-every must not be negative; got {config.save_every}"),
         (config.keep_checkpoints >= 1, f"--keep-checkpoints must be at least 1; got {config.keep_checkpoints}"),
+        *(
+            (0 <= getattr(config, name) < float("inf"), f"{flag(name, getattr(config, name))}: must be 0 or more")
+            for name in ("save_minutes", "gap_limit", "phase_timeout")
+        ),
+        (config.max_skips >= 1, f"--max-skips must be at least 1; got {config.max_skips}"),
+        (
+            config.shard_ranks >= 0 and ranks % (config.shard_ranks or ranks) == 0,
+            f"--shard-ranks {config.shard_ranks} must be 0 (all) or divide the {ranks} ranks",
+        ),
         (config.max_completion_tokens >= 1, "--max-completion-tokens must be at least 1"),
         (config.lr >= 0, f"--lr must not be negative; got {config.lr}"),
         (
@@ -363,26 +388,33 @@ def check_meaning(config: Config) -> None:
 
 
 FREE_ON_RESUME = {
-    "max_steps", "save_every", "keep_checkpoints", "resume", "eval_every", "samples_every", "export", "run_dir",
-    "checksum_every", "engine_memory", "engine_cpu_cache_mb", "engine_sequences", "engine_eager", "sleep_level",
-    "tokens_per_pack", "gradient_checkpointing", "data_root", "tensor_parallel",
-    "decode_workers", "decode_timeout", "cache_dir", "cache_gb",
+    "max_steps", "save_every", "save_minutes", "keep_checkpoints", "keep_best", "resume", "eval_every", "samples_every",
+    "export", "run_dir", "checksum_every", "engine_memory", "engine_cpu_cache_mb", "engine_sequences", "engine_eager",
+    "sleep_level", "tokens_per_pack", "gradient_checkpointing", "data_root", "tensor_parallel", "decode_workers",
+    "decode_timeout", "cache_dir", "cache_gb", "shard_ranks", "gap_limit", "max_skips", "phase_timeout",
+    "model",
 }  # fmt: skip
+"""Settings that no result of a run depends on. (`model` by its name: a fingerprint tells whether it is another.)"""
 
 
-def check_same_run(config: Config, run_dir: str) -> None:
-    """A run may go on only with its own settings; ValueError with one line that names each one that differs."""
-    with open(os.path.join(run_dir, "config.json")) as file:
-        before = json.load(file)
+def check_same_run(config: Config, before: dict, where: str) -> None:
+    """A run may go on only with its own settings; ValueError with one line that names each one that differs, and those
+    that might. `before`: the settings it began with; `where`: what holds them."""
     now = dataclasses.asdict(config)
-    fixed = set(now) - FREE_ON_RESUME | ({"max_steps"} if config.lr_schedule == "linear" else set())
-    changed = [name for name in now if name in fixed and before.get(name) != now[name]]
+    linear = config.lr_schedule == "linear"  # the schedule ends with the last round
+    free = FREE_ON_RESUME - ({"max_steps"} if linear else set())
+    changed = [name for name in now if name not in free and before.get(name) != now[name]]
     if changed:
         lines = "; ".join(f"--{name.replace('_', '-')} was {before.get(name)}, is {now[name]}" for name in changed)
-        raise ValueError(f"--run-dir {run_dir} holds a run of other settings ({lines}): give a new folder")
+        may = ", ".join(sorted(name.replace("_", "-") for name in free))
+        raise ValueError(
+            f"{where} holds a run of other settings ({lines}): give a new --run-dir (what may change: {may})"
+        )
 
 
 def save(config: Config, run_dir: str) -> None:
     """Write the resolved settings to run_dir/config.json."""
-    with open(os.path.join(run_dir, "config.json"), "w") as file:
+    path = os.path.join(run_dir, "config.json")
+    with open(f"{path}.part", "w") as file:
         json.dump(dataclasses.asdict(config), file, indent=2)
+    os.replace(f"{path}.part", path)  # a full disk leaves the old one

@@ -83,6 +83,9 @@ class Paid:
     rewards: torch.Tensor | None
     """None for a branch that only shapes the other's rewards: it joins no pool."""
     terms: dict[str, torch.Tensor]
+    missing: torch.Tensor | None = None
+    """bool (G,): rollouts that could not be paid (a judge that is down, not an answer that is wrong). Their reward
+    is written as 0; they join no mean and no deviation of their group, their advantage is 0. None: there is none."""
 
 
 @dataclass(frozen=True)
@@ -249,7 +252,28 @@ def advantages(
     result: list[list[torch.Tensor | None]] = []
     for branches in questions:
         if scope == "joint" and joint and len(branches) == 2:
-            result.append(list(crpo_advantages(*branches, eps)))
+            alike = len(branches[0]) == len(branches[1])
+            result.append(list(crpo_advantages(*branches, eps)) if alike else pooled_advantages(branches, eps))
         else:
             result.append([None if group is None else group_advantages(group, eps) for group in branches])
     return result
+
+
+def paid_advantages(
+    questions: Sequence[Sequence[Paid]], *, joint: bool, scope: str, eps: float
+) -> list[list[torch.Tensor | None]]:
+    """`advantages` over the rollouts that could be paid; 0 for the others."""
+
+    def kept(paid: Paid) -> torch.Tensor | slice:
+        return slice(None) if paid.missing is None else ~paid.missing
+
+    def whole(paid: Paid, values: torch.Tensor | None) -> torch.Tensor | None:
+        if values is None:
+            return None
+        advantages_G = torch.zeros(len(paid.rewards))
+        advantages_G[kept(paid)] = values
+        return advantages_G
+
+    rewards = [[None if b.rewards is None else b.rewards[kept(b)] for b in branches] for branches in questions]
+    found = advantages(rewards, joint=joint, scope=scope, eps=eps)
+    return [[whole(*both) for both in zip(*pair, strict=True)] for pair in zip(questions, found, strict=True)]

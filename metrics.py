@@ -86,6 +86,10 @@ METRICS: dict[str, str] = {
     "data/epoch": "passes over the training file, fractional",
     "data/quarantined": "questions left out so far: their clip could not be decoded or their prompt is too long",
     "data/single_branch": "questions of the round trained without a counterfactual (text, image, unrouted)",
+    "guard/skipped": "optimizer steps of the round that were skipped: loss or gradient not finite",
+    "guard/missing_rewards": "rollouts of the round that could not be paid (methods.Paid.missing): in no mean or std",
+    "guard/failed_saves": "checkpoints of the run so far that could not be written",
+    "guard/write_errors": "writes of metrics, samples and lists that failed since the run was last started",
     **{f"time/{phase}": f"wall-clock seconds of the phase `{phase}`" for phase in PHASES},
     "memory/peak_gb": "peak accelerator memory of the round, 1e9 bytes, largest rank",
     # Present only on the rows of an evaluation.
@@ -202,10 +206,11 @@ class MetricLog:
         self._board: SummaryWriter | None = None
         self._board_broken = False
         self._purge_step: int | None = None if append else 0  # 0 hides what an earlier run left in the directory
-        self._warned = False
+        self.errors = 0
+        """Writes that failed."""
         self._whole = sys.maxsize if append else 0  # bytes of the file that are whole lines; unread, none is cut off
         self._last_step: int | None = None
-        with self._going_on():
+        with self.going_on():
             self.path.parent.mkdir(parents=True, exist_ok=True)
             if not append:
                 self.path.write_bytes(b"")
@@ -216,7 +221,7 @@ class MetricLog:
 
     def truncate_after(self, step: int) -> None:
         """On resume from `step`: drops the later lines, which will be written again, here and from TensorBoard."""
-        with self._going_on():
+        with self.going_on():
             lines = _whole_lines(self.path) if self.path.exists() else []
             kept = [(line, row) for line, row in lines if row["step"] <= step]
             part = self.path.with_suffix(".part")
@@ -242,7 +247,7 @@ class MetricLog:
             print(f"step {step}: not finite, null in metrics.jsonl: {', '.join(odd)}", file=sys.stderr)
         row = {"step": step} | {name: float(v) if math.isfinite(v) else None for name, v in values.items()}
         line = (json.dumps(row, allow_nan=False) + "\n").encode()
-        with self._going_on(), open(self.path, "ab") as file:
+        with self.going_on(), open(self.path, "ab") as file:
             self._whole = min(self._whole, file.tell())
             file.truncate(self._whole)
             file.write(line)
@@ -273,7 +278,7 @@ class MetricLog:
         """Flushes and closes TensorBoard; a later call opens it anew."""
         board, self._board = self._board, None
         if board:
-            with self._going_on():
+            with self.going_on():
                 board.close()
 
     def _to_board(self, write: Callable[[SummaryWriter], None]) -> None:
@@ -281,7 +286,7 @@ class MetricLog:
         if self._board_broken:
             return
         self._board_broken = True
-        with self._going_on():
+        with self.going_on():
             if self._board is None:
                 self._board = SummaryWriter(str(self.path.parent), purge_step=self._purge_step)
             write(self._board)
@@ -290,13 +295,15 @@ class MetricLog:
             self._board = None
 
     @contextlib.contextmanager
-    def _going_on(self) -> Iterator[None]:
+    def going_on(self) -> Iterator[None]:
+        """Within it an OSError is counted, the first one printed, and training goes on."""
         try:
             yield
         except OSError as error:
-            if not self._warned:
-                self._warned = True
-                print(f"warning: metrics are being lost, training goes on: {error}", file=sys.stderr)
+            self.errors += 1
+            if self.errors == 1:
+                with contextlib.suppress(OSError):  # stderr may lie on the same disk
+                    print(f"warning: metrics are being lost, training goes on: {error}", file=sys.stderr)
 
 
 def read_metrics(path: str | os.PathLike) -> list[dict[str, float]]:

@@ -6,9 +6,11 @@ sees whole parameters.
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -24,6 +26,7 @@ HUB_NAMES = {f"Qwen3-VL-{size}": f"Qwen/Qwen3-VL-{size}-Instruct" for size in ("
 # A completion must never hold these: a sampled placeholder would be counted as a video feature by the trainer.
 BANNED_TOKENS = ("<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>", "<|vision_pad|>")
 BAN_BIAS = -100.0
+EDGE_BYTES = 64 << 10  # of each end of a file of weights, for its fingerprint
 LOGIT_CHUNK = 1024  # rows whose logits exist at a time: 1024 x 152k float32 = 0.6 GB
 
 
@@ -88,6 +91,20 @@ def resolve_checkpoint(name: str) -> str:
             f"--model {name}: {repo} is neither in the local Hugging Face cache nor to be had from the hub "
             f"({type(error).__name__}); download it where there is a network and pass its folder"
         ) from error
+
+
+def fingerprint(folder: str) -> str:
+    """16 hex digits that tell a checkpoint folder's model from another, wherever it lies: of config.json, and of each
+    file of weights its size and 64 KiB at each of its two ends (names and shapes, and some of the weights)."""
+    digest = hashlib.sha256(Path(folder, "config.json").read_bytes())
+    for path in sorted(Path(folder).glob("*.safetensors")):
+        with open(path, "rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            digest.update(f"{path.name} {size}".encode())
+            for at in (0, max(0, size - EDGE_BYTES)):
+                file.seek(at)
+                digest.update(file.read(EDGE_BYTES))
+    return digest.hexdigest()[:16]
 
 
 def load_processor(folder: str):

@@ -5,18 +5,24 @@ Who does what over ranks stands here and in the banners of `train.py`; no other 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+
+from exits import Exit
+
+T = TypeVar("T")
 
 
 def start(timeout_minutes: float = 30.0) -> torch.device:
@@ -47,13 +53,14 @@ def die_at_once(kind, error, trace) -> None:
     """The sys.excepthook of a rank: gone at once, without the engine's teardown, or torchrun waits in vain."""
     traceback.print_exception(kind, error, trace)
     sys.stderr.flush()
-    os._exit(1)
+    os._exit(Exit.FAULT)
 
 
-def leave(code: int = 0) -> None:
-    """End of a run that went to its end, once every rank is here; `code`: its exit code."""
+def leave(code: int = Exit.DONE) -> None:
+    """End of a run that ends on every rank alike, once all are here; `code`: its exit code."""
     dist.barrier()
-    sys.stdout.flush()
+    with contextlib.suppress(OSError):
+        sys.stdout.flush()
     os._exit(code)  # vLLM's teardown destroys the process group under the caller's feet; everything is written
 
 
@@ -62,9 +69,10 @@ def is_main() -> bool:
 
 
 def print_main(*args) -> None:
-    """The only printer of a distributed run."""
+    """The only printer of a distributed run. A log that cannot be written (a full disk) is no reason to stop."""
     if is_main():
-        print(*args, flush=True)
+        with contextlib.suppress(OSError):
+            print(*args, flush=True)
 
 
 def gather_objects(value: object) -> list:
@@ -72,6 +80,25 @@ def gather_objects(value: object) -> list:
     values = [None] * dist.get_world_size()
     dist.all_gather_object(values, value)
     return values
+
+
+def together(action: Callable[[], T]) -> list[T]:
+    """What `action()` returned on every rank, in rank order. All ranks take part.
+
+    Where it raises OSError or ValueError on one rank, every rank raises the same with that rank's words: none waits for
+    one that has gone another way.
+    """
+    result = fault = None
+    try:
+        result = action()
+    except (OSError, ValueError) as error:
+        fault = OSError if isinstance(error, OSError) else ValueError, str(error)
+    parts = gather_objects((result, fault))
+    for _, failed in parts:
+        if failed:
+            kind, words = failed
+            raise kind(words)
+    return [part for part, _ in parts]
 
 
 def exchange_objects(parts: Sequence[object]) -> list:
@@ -91,7 +118,13 @@ def exchange_objects(parts: Sequence[object]) -> list:
 
 
 def shard(
-    policy: nn.Module, layers: list[nn.Module], replicated: list[nn.Module], device: torch.device, dtype: torch.dtype
+    policy: nn.Module,
+    layers: list[nn.Module],
+    replicated: list[nn.Module],
+    device: torch.device,
+    dtype: torch.dtype,
+    *,
+    shard_ranks: int = 0,
 ) -> DeviceMesh:
     """Wrap `policy` for FSDP2 over all ranks, in place.
 
@@ -100,8 +133,15 @@ def shard(
     layers: one unit each, resharded after use.
     replicated: frozen modules, kept whole on every rank in the compute type: never gathered, never reduced.
     dtype: compute type; the sharded master weights and the gradient reductions are float32.
+    shard_ranks: HSDP: weights are sharded over so many consecutive ranks (those of a node) and replicated over the
+        others, so that only gradients cross between them. 0, or all ranks: sharded over all.
     """
-    mesh = init_device_mesh(device.type, (dist.get_world_size(),), mesh_dim_names=("data",))
+    ranks = dist.get_world_size()
+    if shard_ranks in (0, ranks):
+        mesh = init_device_mesh(device.type, (ranks,), mesh_dim_names=("shard",))
+    else:
+        shape = ranks // shard_ranks, shard_ranks
+        mesh = init_device_mesh(device.type, shape, mesh_dim_names=("replicate", "shard"))
     precision = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
     ignored = {parameter for module in replicated for parameter in module.parameters()}
     for module in replicated:

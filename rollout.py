@@ -21,7 +21,6 @@ import functools
 import glob
 import logging
 import os
-import random
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
@@ -33,6 +32,7 @@ import torch.distributed as dist
 from PIL import Image
 from tqdm import tqdm
 
+import rng
 from config import CELL
 from data.prompts import IMAGE_OPTIONS, frames_thwc, processor_inputs, video_metadata
 from episode import Prompt, Rollout, View
@@ -441,16 +441,11 @@ def _own_shared_memory(used: bool):
 @contextlib.contextmanager
 def _keep_rng():
     """Building an engine reseeds python, numpy and torch; the trainer's streams must not notice."""
-    python, numpy_state, torch_state = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else None
+    state = rng.take()
     try:
         yield
     finally:
-        random.setstate(python)
-        np.random.set_state(numpy_state)
-        torch.set_rng_state(torch_state)
-        if cuda is not None:
-            torch.cuda.set_rng_state_all(cuda)
+        rng.put_back(state)
 
 
 # -- transformers ------------------------------------------------------------------------------------------------------

@@ -13,6 +13,8 @@ from parallel import gather_objects
 from pictures import branch_sheet
 from plan import Planned
 
+TAIL_BYTES = 16 << 20  # longer than any line
+
 
 def collect(plan: list[Planned], groups: dict[int, Group], at: int) -> tuple[list[int], dict]:
     """All groups of the question that group `at` of the plan belongs to -> (their indices, one JSON-able record).
@@ -39,14 +41,18 @@ def truncate_after(run_dir: str, step: int) -> None:
     if os.path.exists(path):
         with open(path) as file:
             kept = [line for line in file if line.endswith("\n") and json.loads(line)["step"] <= step]
-        with open(path, "w") as file:
+        with open(f"{path}.part", "w") as file:
             file.writelines(kept)
+        os.replace(f"{path}.part", path)  # a crash or a full disk leaves the old file or the new one
 
 
 def write(run_dir: str, step: int, record: dict, views: list[View], log: MetricLog) -> None:
     """One line of samples.jsonl, and in TensorBoard the text and a filmstrip of each branch."""
-    with open(os.path.join(run_dir, "samples.jsonl"), "a") as file:
-        file.write(json.dumps({"step": step, **record}) + "\n")
+    with log.going_on(), open(os.path.join(run_dir, "samples.jsonl"), "ab+") as file:
+        file.seek(max(0, file.tell() - TAIL_BYTES))
+        tail = file.read()
+        file.truncate(file.tell() - len(tail) + tail.rfind(b"\n") + 1)  # what a full disk left of a line
+        file.write(json.dumps({"step": step, **record}).encode() + b"\n")
     lines = [record["problem"], *record["options"], f"gold {record['gold']}, task type {record['task_type']}"]
     for branch in record["branches"]:
         lines.append(f"-- {branch['transform']}")

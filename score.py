@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from episode import Group, Question
-from methods import Method, MethodSettings, Outcome, Paid, advantages
+from methods import Method, MethodSettings, Outcome, Paid, paid_advantages
 from metrics import Accumulator
 from parallel import gather_objects
 from plan import Planned
@@ -26,12 +26,12 @@ class Scorer:
     eps: float
 
     def advantages(self, paid: Sequence[Sequence[Paid]]) -> list[list[torch.Tensor | None]]:
-        rewards = [[branch.rewards for branch in branches] for branches in paid]
-        return advantages(rewards, joint=self.method.joint, scope=self.std_scope, eps=self.eps)
+        return paid_advantages(paid, joint=self.method.joint, scope=self.std_scope, eps=self.eps)
 
 
 def score(scorer: Scorer, plan: list[Planned], groups: dict[int, Group], owned: range, numbers: Accumulator) -> None:
-    """Fill rewards, advantages and terms of this engine's `groups`; add the metrics of the `owned` ones.
+    """Fill rewards, advantages and terms of this engine's `groups`; add the metrics of the `owned` ones. ValueError for
+    a reward that is no number.
 
     The branches of a question may lie on two ranks, hence the exchange: a few bytes a rollout, never a clip. All ranks
     take part.
@@ -48,6 +48,9 @@ def score(scorer: Scorer, plan: list[Planned], groups: dict[int, Group], owned: 
         return [scorer.method.pay(plan[at[0]].question, [known[i] for i in at], settings) for at in indices]
 
     paid, plain = pay(scorer.settings), pay(scorer.settings.without_auxiliary())
+    for at, branches in zip(indices, paid, strict=True):
+        for i, branch in zip(at, branches, strict=True):
+            check_rewards(plan[i], branch)
     each = zip(indices, paid, scorer.advantages(paid), scorer.advantages(plain), strict=True)
     for at, branches, found, bare in each:
         for i, branch, advantage, bare_advantage in zip(at, branches, found, bare, strict=True):
@@ -56,12 +59,24 @@ def score(scorer: Scorer, plan: list[Planned], groups: dict[int, Group], owned: 
                 groups[i].answers = known[i].answers
             if i in owned:
                 _add(numbers, groups[i])
+                numbers.total("guard/missing_rewards", 0 if branch.missing is None else branch.missing.sum().item())
                 if plan[i].trained:
                     numbers.add("advantage/size", advantage.abs())
                     numbers.add("advantage/without_auxiliary", bare_advantage.abs())
                     numbers.add("advantage/auxiliary_shift", (advantage - bare_advantage).abs())
         if len(at) == 1 and at[0] in owned:
             numbers.total("data/single_branch", 1)
+
+
+def check_rewards(item: Planned, paid: Paid) -> None:
+    """ValueError that names the question where a reward is not finite: it would spread over its whole group."""
+    for name, values in {"reward": paid.rewards, **paid.terms}.items():
+        if values is not None and not values.isfinite().all():
+            question, bad = item.question, values.isfinite().logical_not().nonzero()[0].item()
+            raise ValueError(
+                f"question {question.id} (row {question.row}), branch {item.branch}: {name} of rollout {bad} is "
+                f"{values[bad].item()}; every reward is a finite number, what cannot be paid belongs in Paid.missing"
+            )
 
 
 def outcome(group: Group, verify: Callable[[str, Question], Facts]) -> Outcome:

@@ -22,7 +22,6 @@ import shutil
 import sys
 import tempfile
 import time
-from contextlib import contextmanager
 
 import torch
 import torch.distributed as dist
@@ -30,9 +29,12 @@ import transformers
 
 import checkpoint
 import config as settings
+import guards
 import parallel
+import run_folder
 import samples
 import update
+from checkpoint import Saved
 from config import Config
 from data.clips import Clips
 from data.dataset import NoQuestionLeft, QuestionCursor, load_questions, report_bad_rows
@@ -40,11 +42,13 @@ from data.reader import Reader, open_clips
 from data.video import ClipError
 from episode import Group, Question
 from eval.answer import before_after, check_pairs, evaluate, one_line, report_metrics
+from exits import Exit, Halt
 from flops import Cost, Work, peak_flops
 from methods import METHODS, MethodSettings, pay_scripted
-from metrics import Accumulator, MetricLog, progress_line, read_metrics
-from model import EncodedPrompt, load_policy, load_processor, resolve_checkpoint, trainer_names
-from parallel import gather_objects, is_main, print_main
+from metrics import Accumulator, MetricLog, describe, progress_line, read_metrics
+from model import EncodedPrompt, fingerprint, load_policy, load_processor, resolve_checkpoint, trainer_names
+from parallel import gather_objects, is_main, print_main, together
+from phases import Phases
 from pictures import curves
 from plan import Planner, ahead, draw, owned_groups, transformed
 from rollout import Engine, EngineSettings, Request, Sampling, build_engine, checksum
@@ -63,22 +67,24 @@ def main() -> None:
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     local_ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # read before the engine: vLLM overwrites it
-    device = parallel.start()
+    # The watchdog speaks first, with the phase's name.
+    device = parallel.start(timeout_minutes=config.phase_timeout + 10 if config.phase_timeout else 24 * 60)
     try:
         inputs = prepare(config, local_ranks)
     except (ValueError, OSError) as error:
         # The user's mistakes end here, in one line; any later error is a bug and a traceback.
         if is_main():
             print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(Exit.MISTAKE)
     sys.excepthook = parallel.die_at_once
+    code = Exit.DONE
     try:
         train(config, inputs, device).clips.close()
-    except NoQuestionLeft as error:  # what the rows hold shows only once they are read
+    except (NoQuestionLeft, Halt) as error:  # what the rows hold shows only once they are read
+        code = error.code if isinstance(error, Halt) else Exit.MISTAKE
         if is_main():
-            print(f"error: {error}", file=sys.stderr, flush=True)
-        os._exit(2)
-    parallel.leave()
+            print(f"{'stopped' if code == Exit.STOPPED else 'error'}: {error}", file=sys.stderr, flush=True)
+    parallel.leave(code)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,16 +95,30 @@ class Inputs:
     eval_questions: list[Question]
     bad_rows: list
     folder: str
-    """Of the start checkpoint."""
+    """Of the model that the run starts from."""
+    model: str
+    """Its fingerprint."""
+    saved: Saved | None
+    """The checkpoint to go on from."""
 
 
 def prepare(config: Config, local_ranks: int) -> Inputs:
-    """Check settings, data and checkpoint, and make the run's folder. Raises ValueError or OSError, one line each."""
+    """Check settings, data, model and checkpoint, and take the run's folder. Raises ValueError or OSError, one line
+    each, on every rank."""
     settings.check(config, dist.get_world_size(), local_ranks)
     if config.method not in METHODS:
         raise ValueError(f"--method {config.method}: must be one of {', '.join(METHODS)}")
-    prepare_run_dir(config)
-    return Inputs(*load_data(config), resolve_model(config))
+    if config.keep_best:
+        try:
+            describe(config.keep_best)
+        except KeyError as error:
+            raise ValueError(f"--keep-best {config.keep_best}: {error.args[0]}") from error
+    run_folder.prepare(config)
+    data, folder = load_data(config), resolve_model(config)
+    (model, *_) = together(lambda: fingerprint(folder))
+    saved = run_folder.start_of(config, model)
+    together(lambda: is_main() and settings.save(config, config.run_dir))
+    return Inputs(*data, folder, model, saved)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,7 +130,13 @@ class Live:
 
 
 def train(config: Config, inputs: Inputs, device: torch.device, live: Live | None = None) -> Live:
-    """A whole run; all ranks take part. `live`: what an earlier run left."""
+    """A whole run; all ranks take part. `live`: what an earlier run left. Raises Halt where it ends before its time."""
+    with Phases(60 * config.phase_timeout) as phases:
+        return rounds(config, inputs, device, phases, live)
+
+
+def rounds(config: Config, inputs: Inputs, device: torch.device, phases: Phases, live: Live | None) -> Live:
+    """`train`, top to bottom."""
     started = time.time()
     folder, train_questions, eval_questions = inputs.folder, inputs.train_questions, inputs.eval_questions
     dtype = getattr(torch, config.dtype)
@@ -129,11 +155,12 @@ def train(config: Config, inputs: Inputs, device: torch.device, live: Live | Non
     # ---------------------------------------------------------------------------------------------------------------
     # Policy, frozen reference, optimizer (all ranks)
     cost = Cost.of(policy)
-    parallel.shard(policy, policy.layers(), policy.frozen_modules(), device, dtype)
+    mesh = dict(shard_ranks=config.shard_ranks)
+    parallel.shard(policy, policy.layers(), policy.frozen_modules(), device, dtype, **mesh)
     reference = None
     if config.kl_coef > 0:
         reference = load_policy(folder, temperature=config.temperature).requires_grad_(False)
-        parallel.shard(reference, reference.layers(), reference.frozen_modules(), device, dtype)
+        parallel.shard(reference, reference.layers(), reference.frozen_modules(), device, dtype, **mesh)
     trainable = [parameter for parameter in policy.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(
         trainable, lr=config.lr, betas=(0.9, 0.999), weight_decay=config.weight_decay, fused=True
@@ -175,27 +202,27 @@ def train(config: Config, inputs: Inputs, device: torch.device, live: Live | Non
         "step": 0,
         "updates": 0,
         "rollouts_seen": 0,
+        "failed_saves": 0,
         "wall_s": 0.0,
-        "gap_mean_max": 0.0,
-        "gap_max": 0.0,
+        "score": None,
         "before": None,
         "after": None,
+        **guards.FRESH,
     }
     max_steps = config.max_steps or -(-len(train_questions) // config.questions)
     numbers = Accumulator()
-    found = checkpoint.complete(config.run_dir)
+    found = inputs.saved
     if found:
-        saved = checkpoint.load(found[-1], policy, optimizer)
-        cursor.load_state_dict(saved.pop("cursor"))
-        state.update(saved)
-        print_main(f"resumed from {found[-1]} after round {state['step']}")
+        checkpoint.load(found, policy, optimizer)
+        cursor.load_state_dict(found.state["cursor"])
+        state.update({name: found.state[name] for name in state})
     log = None
     if is_main():
         log = MetricLog(config.run_dir, append=bool(found))
         log.truncate_after(state["step"])
-        samples.truncate_after(config.run_dir, state["step"])
-        settings.save(config, config.run_dir)
-        list_bad_rows(config, inputs.bad_rows, cursor, {})
+        with log.going_on():
+            samples.truncate_after(config.run_dir, state["step"])
+        list_bad_rows(config, inputs.bad_rows, cursor, {}, log)
     if state["step"] < max_steps:
         reader.clips.prefetch(ahead(planner, cursor, config.questions, config.tensor_parallel))
     # Resumed weights must get there; and it proves the way before the first round.
@@ -213,34 +240,62 @@ def train(config: Config, inputs: Inputs, device: torch.device, live: Live | Non
             tensor_parallel=config.tensor_parallel,
         )
 
+    def save(place: dict) -> bool:
+        """Checkpoint of the rounds so far, the next one's questions from `place` on (all ranks). A full disk costs this
+        checkpoint, not the run: the ones before stay."""
+        phases.enter("save")
+        whole = state | {
+            "cursor": place,
+            "wall_s": state["wall_s"] + time.time() - started,
+            "settings": dataclasses.asdict(config),
+            "model": inputs.model,
+        }
+        keep = dict(keep=config.keep_checkpoints, score=state["score"])
+        try:
+            checkpoint.save(config.run_dir, state["step"], policy, optimizer, whole, **keep)
+        except OSError as error:
+            state["failed_saves"] += 1
+            print_main(f"warning: no checkpoint of round {state['step']}, the ones before stay: {error}")
+            return False
+        return True
+
     if not found:
-        state["before"] = state["after"] = run_evaluation()
+        with phases("eval"):
+            state["before"] = state["after"] = run_evaluation()
         if log:
             log.write(0, {"data/rollouts_seen": 0} | report_metrics(state["before"]))
         print_main("before:", one_line(state["before"]))
 
     # ---------------------------------------------------------------------------------------------------------------
-    done_before = state["step"]
+    done_before = saved_step = state["step"]
+    saved_at = time.monotonic()
+
+    def stop(place: dict) -> None:
+        """SIGTERM, heard before a round's update (all ranks): its questions, from `place` on, will be drawn again."""
+        if saved_step < state["step"] and not save(place):
+            raise Halt(Exit.DISK, f"SIGTERM after round {state['step']}, which could not be saved; free some space")
+        raise Halt(Exit.STOPPED, f"SIGTERM after round {state['step']}, saved: start again to go on")
+
     for step in range(done_before + 1, max_steps + 1):
-        clock = Clock()
+        phases.begin_round(step, functools.partial(stop, cursor.state_dict()))
 
         # A. draw: N questions, their clips and views (all ranks plan alike; each decodes what its engine will read)
-        with clock("draw"):
+        with phases("draw"):
             try:
                 plan, built, quarantined = draw(
                     planner, cursor, config.questions, reader, policy, processor, config.tensor_parallel
                 )
             except NoQuestionLeft:
-                if is_main():
-                    list_bad_rows(config, inputs.bad_rows, cursor, {})
+                if log:
+                    list_bad_rows(config, inputs.bad_rows, cursor, {}, log)
                 raise
-            if is_main() and quarantined:
-                list_bad_rows(config, inputs.bad_rows, cursor, quarantined)
+            if log and quarantined:
+                list_bad_rows(config, inputs.bad_rows, cursor, quarantined, log)
         if step < max_steps:  # the next round's clips, behind all that follows
             reader.clips.prefetch(ahead(planner, cursor, config.questions, config.tensor_parallel))
 
         # B. generate: one request per group with n = G (the engine holds the GPU; its ranks work as one)
-        with clock("generate"):
+        with phases("generate"):
             mine = sorted(built)
             outputs = engine.generate(
                 [
@@ -255,7 +310,7 @@ def train(config: Config, inputs: Inputs, device: torch.device, live: Live | Non
             )
             engine.sleep()
         tokens = sum(len(rollout.ids) for out in outputs for rollout in out.rollouts)
-        numbers.add("rollout/tokens_per_s", tokens / clock.seconds["generate"])
+        numbers.add("rollout/tokens_per_s", tokens / phases.seconds["generate"])
         groups = {
             i: Group(plan[i].question, plan[i].branch, built[i][0], out.prompt_ids, out.rollouts, plan[i].trained)
             for i, out in zip(mine, outputs, strict=True)
@@ -268,12 +323,12 @@ def train(config: Config, inputs: Inputs, device: torch.device, live: Live | Non
                 )
 
         # C. score: verify, reward, advantage, once for the whole round (all ranks see all answers)
-        with clock("score"):
+        with phases("score"):
             owned = owned_groups(len(plan), config.tensor_parallel)
             score(scorer, plan, groups, owned, numbers)
 
         # D. pack: mini-batches by question, both branches together, each dealt over all ranks by its groups' tokens
-        with clock("pack"):
+        with phases("pack"):
             mini_batches = update.pack_mini_batches(
                 {i: (groups[i], built[i][1]) for i in mine},
                 [
@@ -288,7 +343,7 @@ def train(config: Config, inputs: Inputs, device: torch.device, live: Live | Non
             )
 
         # E. old_ref: log-probs before the first update, and of the reference, where the objective needs them
-        with clock("old_ref"):
+        with phases("old_ref"):
             for packs in mini_batches:
                 if config.updates > 1:
                     old = update.logps(policy, packs)
@@ -301,9 +356,9 @@ def train(config: Config, inputs: Inputs, device: torch.device, live: Live | Non
                 reference.reshard()  # a root stays gathered after a forward without a backward
 
         # F, G. update: Eq. 6, backward over packs, clip, optimizer step (the trainer holds the GPU; all ranks in step)
-        with clock("update"):
+        with phases("update"):
             for packs in mini_batches:
-                policy_logps = update.backward(
+                loss, policy_logps = update.backward(
                     policy,
                     packs,
                     clip_eps=config.clip_eps,
@@ -313,40 +368,40 @@ def train(config: Config, inputs: Inputs, device: torch.device, live: Live | Non
                 )
                 if config.updates == 1:
                     update.engine_gap(packs, policy_logps, numbers)
-                norm = torch.nn.utils.clip_grad_norm_(trainable, config.max_grad_norm).full_tensor().item()
-                if norm != norm or norm == float("inf"):
-                    raise FloatingPointError(
-                        f"round {step}: the gradient norm is {norm}; lower --lr or inspect samples.jsonl"
-                    )
+                norm = torch.nn.utils.clip_grad_norm_(trainable, config.max_grad_norm).full_tensor()
+                finite = guards.all_finite(loss, norm)
+                guards.note_update(state, finite, config.max_skips, f"round {step} (gradient norm {norm.item()})")
                 state["updates"] += 1
                 lr = config.lr * update.lr_factor(
                     state["updates"], max_steps * config.updates, config.warmup_steps, config.lr_schedule
                 )
                 for group in optimizer.param_groups:
                     group["lr"] = lr
-                optimizer.step()
+                if finite:
+                    optimizer.step()
                 optimizer.zero_grad()
                 if is_main():  # all-reduced numbers count once
+                    numbers.total("guard/skipped", not finite)
                     numbers.add("policy/grad_norm", norm)
                     numbers.add("policy/lr", lr)
                     numbers.add("policy/loss", 0.0)
                     numbers.add("policy/objective", 0.0)
 
         # H. sync: weights into the engine, its caches dropped, now and then every tensor compared (all ranks)
-        with clock("sync"):
+        with phases("sync"):
             sync(check=config.checksum_every > 0 and (step == 1 or step % config.checksum_every == 0))
 
         # I. log, evaluate, save
         state["step"] = step
         state["rollouts_seen"] += sum(item.rollouts for item in plan)
-        with clock("log"):
+        with phases("log"):
             if config.samples_every and (step == 1 or step % config.samples_every == 0):
                 indices, record = samples.collect(plan, groups, step % config.questions)
                 if log:
                     try:
                         view = reader.clips.view(plan[indices[0]].question)
                     except ClipError as error:  # it could be read in this round; a busy disk is no reason to stop
-                        print(f"no filmstrip of round {step}: {error}", flush=True)
+                        print_main(f"no filmstrip of round {step}: {error}")
                         view = None
                     samples.write(
                         config.run_dir, step, record, [transformed(view, plan[i]) for i in indices if view], log
@@ -354,7 +409,7 @@ def train(config: Config, inputs: Inputs, device: torch.device, live: Live | Non
         last = step == max_steps
         report = None
         if last or (config.eval_every and step % config.eval_every == 0):
-            with clock("eval"):
+            with phases("eval"):
                 report = run_evaluation()
         state["after"] = report or state["after"]
         if is_main():
@@ -362,26 +417,33 @@ def train(config: Config, inputs: Inputs, device: torch.device, live: Live | Non
             numbers.add("data/epoch", config.repeat_data * (cursor.epoch + cursor.position / len(train_questions)))
             numbers.add("data/questions", config.questions)
             numbers.add("data/quarantined", len(cursor.quarantined))
+            numbers.add("guard/failed_saves", state["failed_saves"])
+            numbers.add("guard/write_errors", log.errors)
         numbers.max("memory/peak_gb", peak_memory_gb())
-        clock.add_to(numbers)
-        add_speed(numbers, clock, mini_batches, cost, passes=3 + (config.updates > 1) + (reference is not None))
+        phases.add_to(numbers)
+        add_speed(numbers, phases, mini_batches, cost, passes=3 + (config.updates > 1) + (reference is not None))
         values = numbers.reduce() | report_metrics(report)
-        note_gap(state, values)
         if log:
             log.write(step, values)
-            print(progress_line(step, max_steps, values), flush=True)
+        print_main(progress_line(step, max_steps, values))
         if report:
             print_main(f"round {step}:", one_line(report))
-        if last or (config.save_every and step % config.save_every == 0):
-            wall = state["wall_s"] + time.time() - started
-            saved = state | {"cursor": cursor.state_dict(), "wall_s": wall}
-            checkpoint.save(config.run_dir, step, policy, optimizer, saved, config.keep_checkpoints)
+        state["score"] = values.get(config.keep_best)
+        guards.note_gap(state, values, config.gap_limit, f"round {step}")
+        due = config.save_minutes and time.monotonic() - saved_at > 60 * config.save_minutes
+        if last or (config.save_every and step % config.save_every == 0) or any(gather_objects(due)):
+            saved_at = time.monotonic()
+            if save(cursor.state_dict()):
+                saved_step = step
+            elif last:
+                raise Halt(Exit.DISK, "the last round is done and could not be saved; free some space and start again")
 
     # ---------------------------------------------------------------------------------------------------------------
     # The end: the gap after the last sync, export, pictures, summary (rank 0 writes; the gather needs all)
+    phases.enter("finish")
     if state["step"] > done_before:
         measure_gap(config, engine, policy, groups[mine[0]], built[mine[0]][1], device, numbers)
-        note_gap(state, numbers.reduce())
+        guards.note_gap(state, numbers.reduce(), limit=0, where="the end")
     if config.export:
         export_dir = os.path.join(config.run_dir, "export")
         checkpoint.export(export_dir, policy.hf.config, processor, policy.hf.generation_config, parameters())
@@ -399,30 +461,19 @@ def train(config: Config, inputs: Inputs, device: torch.device, live: Live | Non
             "bad_rows": len(inputs.bad_rows),
             "quarantined": cursor.quarantined,
         }
-        with open(os.path.join(config.run_dir, "summary.json"), "w") as file:
-            json.dump(summary, file, indent=2)
+        with log.going_on():
+            with open(os.path.join(config.run_dir, "summary.json"), "w") as file:
+                json.dump(summary, file, indent=2)
+            runs = {config.method: read_metrics(os.path.join(config.run_dir, "metrics.jsonl"))}
+            curves(runs, os.path.join(config.run_dir, "curves.png"))
         log.close()
-        runs = {config.method: read_metrics(os.path.join(config.run_dir, "metrics.jsonl"))}
-        curves(runs, os.path.join(config.run_dir, "curves.png"))
         if state["after"]:
-            print(before_after({"before": state["before"], "after": state["after"]}))
-        print(f"done: {state['step']} rounds in {summary['wall_s']:.0f} s, see {config.run_dir}", flush=True)
+            print_main(before_after({"before": state["before"], "after": state["after"]}))
+        print_main(f"done: {state['step']} rounds in {summary['wall_s']:.0f} s, see {config.run_dir}")
     return live
 
 
 # -- setting up --------------------------------------------------------------------------------------------------------
-
-
-def prepare_run_dir(config: Config) -> None:
-    """Make run_dir; refuse one that holds a run of other settings, or with --resume never any run."""
-    if config.resume == "never" and os.path.exists(os.path.join(config.run_dir, "metrics.jsonl")):
-        raise ValueError(
-            f"--run-dir {config.run_dir} holds a run; give a new folder, or --resume auto to go on with it"
-        )
-    if all(os.path.exists(os.path.join(config.run_dir, name)) for name in ("config.json", "metrics.jsonl")):
-        settings.check_same_run(config, config.run_dir)
-    dist.barrier()  # nobody may write before everybody has looked
-    os.makedirs(config.run_dir, exist_ok=True)
 
 
 def resolve_model(config: Config) -> str:
@@ -480,7 +531,9 @@ def toy_world(config: Config) -> str:
     return folder
 
 
-def list_bad_rows(config: Config, bad: list, cursor: QuestionCursor, quarantined: dict[str, str]) -> None:
+def list_bad_rows(
+    config: Config, bad: list, cursor: QuestionCursor, quarantined: dict[str, str], log: MetricLog
+) -> None:
     """bad_rows.txt: rows found unusable at the start, then those whose clip turned out damaged (new ones printed)."""
     rows = {question.id: question.row for question in cursor.questions}
     lines = {
@@ -488,8 +541,8 @@ def list_bad_rows(config: Config, bad: list, cursor: QuestionCursor, quarantined
         for name, reason in cursor.quarantined.items()
     }
     for name in quarantined:
-        print(f"quarantined {lines[name]}", flush=True)
-    with open(os.path.join(config.run_dir, "bad_rows.txt"), "w") as file:
+        print_main(f"quarantined {lines[name]}")
+    with log.going_on(), open(os.path.join(config.run_dir, "bad_rows.txt"), "w") as file:
         file.writelines(f"{line}\n" for line in [*bad, *lines.values()])
 
 
@@ -530,47 +583,18 @@ def measure_gap(config, engine, policy, group: Group, encoded: EncodedPrompt, de
     update.engine_gap(packs, update.logps(policy, packs), numbers)
 
 
-def note_gap(state: dict, values: dict[str, float]) -> None:
-    """Keep the largest gap of the run; NaN is larger than any."""
-    for kept, name in (("gap_mean_max", "policy/engine_gap_mean"), ("gap_max", "policy/engine_gap_max")):
-        if not values[name] <= state[kept]:
-            state[kept] = values[name]
-
-
 # -- I: what a person sees ---------------------------------------------------------------------------------------------
 
 
-class Clock:
-    """Wall time of each phase of a round, in seconds."""
-
-    def __init__(self) -> None:
-        self.start = time.perf_counter()
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def __call__(self, phase: str):
-        begin = time.perf_counter()
-        yield
-        self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - begin
-
-    def add_to(self, numbers: Accumulator) -> None:
-        for phase, seconds in self.seconds.items():
-            numbers.add(f"time/{phase}", seconds)
-        numbers.add("time/round", self.elapsed())
-
-    def elapsed(self) -> float:
-        return time.perf_counter() - self.start
-
-
 def add_speed(
-    numbers: Accumulator, clock: Clock, mini_batches: list[list[update.Pack]], cost: Cost, *, passes: int
+    numbers: Accumulator, phases: Phases, mini_batches: list[list[update.Pack]], cost: Cost, *, passes: int
 ) -> None:
     """Throughput of a round on this rank; `passes`: forward passes that old, reference and update together equal."""
     work = sum((pack.work for packs in mini_batches for pack in packs), Work())
-    seconds = clock.seconds["old_ref"] + clock.seconds["update"]
+    seconds = phases.seconds["old_ref"] + phases.seconds["update"]
     numbers.add("speed/logical_tokens_per_s", work.unshared_rows / seconds)
     numbers.add("speed/physical_tokens_per_s", work.rows / seconds)
-    numbers.add("speed/tokens_per_s", work.unshared_rows / (clock.elapsed() - clock.seconds.get("eval", 0.0)))
+    numbers.add("speed/tokens_per_s", work.unshared_rows / (phases.elapsed() - phases.seconds.get("eval", 0.0)))
     peak = peak_flops(torch.cuda.get_device_name()) if torch.cuda.is_available() else None
     if peak:
         numbers.add("speed/mfu", (cost.tower(work) + passes * cost.trained(work)) / (seconds * peak))

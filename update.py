@@ -196,15 +196,16 @@ def backward(
     kl_coef: float,
     numbers: Accumulator,
     importance_cap: float = 0.0,
-) -> list[torch.Tensor]:
-    """Accumulate the gradient of -(Eq. 6 - beta * KL) over the packs; returns the policy's log-probs (C,) of each.
+) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """Accumulate the gradient of -(Eq. 6 - beta * KL) over the packs; returns this rank's part of the loss, and the
+    policy's log-probs (C,) of each pack.
 
     All ranks take part with the same number of packs. Adds the mini-batch's metrics to `numbers`.
 
     `importance_cap` > 0: each token's clipped objective, not its KL, weighs min(exp(old - engine log-prob), cap), since
     the engine sampled from a policy that rounds otherwise (Yao et al. 2025, truncated importance sampling).
     """
-    policy_logps = []
+    policy_logps, losses = [], []
     for pack in packs:
         logps_C, entropies_C = policy(pack.inputs)
         old_C = logps_C.detach() if pack.old_logps is None else pack.old_logps
@@ -216,6 +217,7 @@ def backward(
         loss = (pack.weights * (kl_coef * kl_C - objective_C)).sum()
         undo_fsdp_mean(loss).backward()
 
+        losses.append(loss.detach())
         policy_logps.append(logps_C.detach())
         counts = pack.weights > 0
         ratio_C = torch.exp(logps_C.detach() - old_C)[counts]
@@ -231,7 +233,7 @@ def backward(
             numbers.add("policy/importance_truncated", (importance_C[counts] > importance_cap).float())
         if pack.ref_logps is not None:
             numbers.add("policy/kl", kl_C[counts])
-    return policy_logps
+    return torch.stack(losses).sum(), policy_logps
 
 
 def engine_gap(packs: Sequence[Pack], policy_logps: Sequence[torch.Tensor], numbers: Accumulator) -> None:

@@ -14,7 +14,7 @@ from config import PRESETS, TOY, Config, check, parse, save
 
 OPTIONS = {
     "preset", "method", "model", "train_file", "eval_file", "data_root", "run_dir", "seed", "max_steps", "save_every",
-    "keep_checkpoints", "resume", "eval_every", "samples_every", "toy_bias", "export",
+    "keep_checkpoints", "resume", "save_minutes", "keep_best", "eval_every", "samples_every", "toy_bias", "export",
     "frames", "max_pixels", "min_frame_pixels", "max_frame_pixels", "null_option", "flip", "reverse", "system_prompt",
     "answer_request",
     "questions", "rollouts", "updates", "temperature", "max_prompt_tokens", "max_completion_tokens", "engine",
@@ -25,6 +25,7 @@ OPTIONS = {
     "cache_dir", "cache_gb",
     "lr", "lr_schedule", "warmup_steps", "weight_decay", "max_grad_norm", "clip_eps", "kl_coef", "dtype",
     "importance_cap", "gradient_checkpointing", "tokens_per_pack", "checksum_every", "scripted_reward",
+    "shard_ranks", "gap_limit", "max_skips", "phase_timeout",
 }  # fmt: skip
 
 

@@ -17,8 +17,8 @@ README = (ROOT / "README.md").read_text()
 LEVELS = {
     "rewards": 0, "advantage": 0, "transforms": 0, "math_judge": 0, "episode": 0, "config": 0, "chat_client": 0,
     "data.rows": 0, "data.paths": 0, "balance": 0, "flops": 0, "verifiers": 1, "review": 2, "methods": 2,
-    "router_rules": 2, "packing": 0, "attention": 1, "parallel": 1, "metrics": 1, "pictures": 1, "checkpoint_reader": 0,
-    "checkpoint": 1, "eval.scoring": 1,
+    "router_rules": 2, "exits": 0, "rng": 0, "packing": 0, "attention": 1, "parallel": 1, "metrics": 1, "pictures": 1,
+    "checkpoint": 2, "guards": 1, "phases": 2, "run_folder": 3, "eval.scoring": 1,
     "data.video": 1, "data.cache": 1, "data.prompts": 1, "data.image": 2, "data.dataset": 2, "data.corpora": 2,
     "data.clips": 3, "data.filter": 3, "data.sources": 3, "data.check": 4, "router_audit": 4, "router": 5,
     "model": 2, "rollout": 3, "update": 3, "data.reader": 4, "plan": 5, "score": 6, "samples": 6,
