@@ -11,6 +11,9 @@ import math
 import multiprocessing
 import multiprocessing.forkserver
 import os
+import random
+import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -28,18 +31,21 @@ SECRET = "hf_thisKeyMustNotBeWrittenAnywhere"
 SMALL = (
     "--preset", "toy", "--engine", "hf", "--dtype", "float32", "--questions", "4", "--rollouts", "2",
     "--max-completion-tokens", "12", "--frames", "2", "--lr", "1e-4", "--no-export", "--checksum-every", "1",
-    "--save-every", "1", "--samples-every", "0", "--eval-every", "0",
+    "--save-every", "1", "--samples-every", "0", "--eval-every", "0", "--scripted-reward",
 )  # fmt: skip
 """Flags of the smallest run that has every phase but the evaluation."""
 
 
-def world(folder: Path) -> tuple[str, ...]:
-    """Flags for a world of eight training clips in `folder`."""
+def world(folder: Path, *, clips: bool = True) -> tuple[str, ...]:
+    """Flags for a world of eight training rows in `folder`; without `clips` they are text, and no decoder starts."""
     from toy.world import write_world
 
     if not folder.exists():
         write_world(folder, train=8, pairs=1)
-    return "--train-file", str(folder / "train.jsonl"), "--data-root", str(folder)
+    rows = [json.loads(line) for line in (folder / "train.jsonl").read_text().splitlines()]
+    text = "".join(json.dumps(row | {"data_type": "text", "path": None}) + "\n" for row in rows)
+    (folder / "text.jsonl").write_text(text)
+    return "--train-file", str(folder / ("train.jsonl" if clips else "text.jsonl")), "--data-root", str(folder)
 
 
 def free_port() -> int:
@@ -67,18 +73,16 @@ class Run:
             self.ranks.append(context.Process(target=_rank, args=(own, arguments, str(self.log)), daemon=False))
             self.ranks[-1].start()
 
-    def wait(self, timeout_s: float = 240.0) -> list[int]:
-        """Exit codes; -9 of a rank that was killed, also by us after another one's end. Fails where none ends."""
-        until = time.monotonic() + timeout_s
+    def wait(self, timeout_s: float = 300.0) -> list[int]:
+        """Exit codes; -9 of a rank that was killed, also by us some time after another one's bad end, as torchrun does.
+        Fails where none ends."""
+        until, failed = time.monotonic() + timeout_s, False
         while any(rank.is_alive() for rank in self.ranks):
-            if any(rank.exitcode for rank in self.ranks):  # ended, and not well
-                until = min(until, time.monotonic() + self.GRACE_S)
+            if not failed and any(rank.exitcode for rank in self.ranks):
+                failed, until = True, time.monotonic() + self.GRACE_S
             if time.monotonic() > until:
-                hanging = [i for i, rank in enumerate(self.ranks) if rank.is_alive()]
                 self.kill()
-                assert any(rank.exitcode not in (0, -9) for rank in self.ranks) or len(hanging) < len(self.ranks), (
-                    f"ranks {hanging} have not ended: {self.said()[-3000:]}"
-                )
+                assert failed, f"no rank has ended after {timeout_s:.0f} s: {self.said()[-3000:]}"
             time.sleep(0.02)
         return [rank.exitcode for rank in self.ranks]
 
@@ -126,6 +130,45 @@ def _rank(environment: dict[str, str], arguments: list[str], log: str) -> None:
         os._exit(1)
 
 
+def kill_at_random(run_dir: Path, flags: tuple, whole: Path, kills: int, *, ranks: int = 2, seed: int = 0) -> dict:
+    """Start a run and kill -9 one of its ranks or all at a random time, again and again; each time that it gets to its
+    end, its metrics must be those of `whole`, and it begins anew.
+
+    Fails where a restart does not go on from the newest checkpoint, or a checkpoint is lost. Returns what was seen.
+    """
+    rng = random.Random(seed)
+    began = time.monotonic()
+    timed = Run(run_dir.with_name("timed"), *flags, ranks=ranks)
+    assert timed.wait(900) == [0] * ranks, timed.said()[-3000:]
+    length = time.monotonic() - began
+    seen = {"kills": 0, "all ranks": 0, "in a save": 0, "resumed": 0, "runs compared": 0, "seconds of a run": length}
+    while seen["kills"] < kills or last_saved(run_dir) < last_saved(whole):
+        before = last_saved(run_dir)
+        run = Run(run_dir, *flags, ranks=ranks)
+        if seen["kills"] < kills:
+            victims = rng.choice([slice(0, 1), slice(ranks - 1, ranks), slice(None)])
+            until = time.monotonic() + rng.uniform(0.0, length)
+            while time.monotonic() < until and any(rank.is_alive() for rank in run.ranks):
+                time.sleep(0.01)
+            if any(rank.is_alive() for rank in run.ranks):
+                seen["kills"] += 1
+                seen["all ranks"] += victims == slice(None)
+                seen["in a save"] += any(run_dir.glob("checkpoints/*.writing"))
+                run.kill(victims)
+        codes, said = run.wait(900), run.said()
+        steps = [int(step) for step in re.findall(r"^step +(\d+)/", said, re.MULTILINE)]
+        assert last_saved(run_dir) >= before and steps == list(range(before + 1, before + 1 + len(steps))), said[-3000:]
+        assert before == 0 or not steps or f"after round {before}" in said, said[-3000:]
+        assert "is damaged" not in said and codes != [1] * ranks, said[-3000:]
+        seen["resumed"] += "resumed from" in said
+        if codes == [0] * ranks:
+            assert not differences(whole, run_dir)
+            seen["runs compared"] += 1
+            if seen["kills"] < kills:
+                shutil.rmtree(run_dir)
+    return seen
+
+
 def torchrun(*options: object, script: Path, flags: tuple, log: Path, **environment: str) -> subprocess.Popen:
     """`torchrun OPTIONS script SMALL flags`, words to `log`."""
     command = [sys.executable, "-m", "torch.distributed.run", *map(str, options), str(script), *SMALL, *map(str, flags)]
@@ -134,6 +177,13 @@ def torchrun(*options: object, script: Path, flags: tuple, log: Path, **environm
         return subprocess.Popen(
             command, cwd=ROOT, env=os.environ | quiet | environment, stdout=words, stderr=words, start_new_session=True
         )
+
+
+def descendants(pid: int) -> list[int]:
+    """Pids of a process' children, their children, ...: torchrun gives each rank a session of its own."""
+    with open(f"/proc/{pid}/task/{pid}/children") as file:
+        children = [int(child) for child in file.read().split()]
+    return [*children, *(below for child in children for below in descendants(child))]
 
 
 # -- what is compared --------------------------------------------------------------------------------------------------

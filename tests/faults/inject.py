@@ -8,7 +8,6 @@ faults of a `lasting` kind, which have no moment).
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import resource
@@ -102,23 +101,16 @@ def kill_in_save(fault: Fault) -> None:
 
 
 def _pay(fault: Fault, spoil: Callable) -> None:
-    """`spoil` what the method pays, once, in a round."""
-    import methods
-    import score
+    """`spoil` what is paid, once."""
+    import train  # --scripted-reward pays by a function of its own, which train.py knows by name
 
-    plain, step = methods.METHODS["crpo"], [0]
-    scoring = score.score
-
-    def counted(*arguments, **options):
-        step[0] += 1
-        return scoring(*arguments, **options)
+    plain = train.pay_scripted
 
     def pay(*arguments, **options):
-        paid = plain.pay(*arguments, **options)
-        return spoil(paid) if fault.strikes(step[0]) else paid
+        paid = plain(*arguments, **options)
+        return spoil(paid) if fault.strikes(fault.round) else paid
 
-    score.score = counted
-    methods.METHODS["crpo"] = dataclasses.replace(plain, pay=pay)
+    train.pay_scripted = pay
 
 
 def reward_raises(fault: Fault) -> None:
