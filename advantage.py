@@ -78,6 +78,6 @@ def _centre(rewards: torch.Tensor) -> torch.Tensor:
 
 
 def _std(centred: torch.Tensor) -> torch.Tensor:
-    if centred.shape[-1] == 1:
-        return torch.zeros_like(centred)  # the unbiased std of one value is NaN
+    if centred.shape[-1] <= 1:
+        return torch.zeros_like(centred)  # the unbiased std of one value, and of none, is NaN
     return centred.std(dim=-1, keepdim=True)

@@ -67,7 +67,7 @@ def save(
     final = os.path.join(folder, f"step_{step:06d}")
     scratch = f"{final}.writing"
     try:
-        together(lambda: is_main() and _clear(folder, scratch))
+        together(lambda: is_main() and _clear(run_dir, scratch))
         tensors = {"model": get_model_state_dict(policy, options=OPTIONS)}
         if optimizer.state:  # before its first step DCP would make up a state, one step old
             tensors["optimizer"] = get_optimizer_state_dict(policy, optimizer, options=OPTIONS)["state"]
@@ -88,14 +88,14 @@ def save(
     dist.barrier()
 
 
-def _clear(folder: str, scratch: str) -> None:
+def _clear(run_dir: str, scratch: str) -> None:
     """Remove what crashes left half written or half removed, and make `scratch`."""
+    folder, whole = os.path.dirname(scratch), complete(run_dir)
     os.makedirs(folder, exist_ok=True)
     for name in os.listdir(folder):
         path = os.path.join(folder, name)
-        if not name.endswith(".damaged") and not os.path.isfile(os.path.join(path, MARKER)):
+        if path not in whole and not name.endswith(".damaged"):
             shutil.rmtree(path, ignore_errors=True)
-    shutil.rmtree(scratch, ignore_errors=True)
     os.mkdir(scratch)
 
 

@@ -117,6 +117,8 @@ def prepare(config: Config, local_ranks: int) -> Inputs:
     data, folder = load_data(config), resolve_model(config)
     (model, *_) = together(lambda: fingerprint(folder))
     saved = run_folder.start_of(config, model)
+    if saved:  # other questions are refused here, not after the engine's start
+        QuestionCursor(data[0], config.seed).load_state_dict(saved.state["cursor"])
     together(lambda: is_main() and settings.save(config, config.run_dir))
     return Inputs(*data, folder, model, saved)
 

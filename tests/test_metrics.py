@@ -15,6 +15,7 @@ from torch import distributed as dist
 from torch import multiprocessing as mp
 
 import metrics
+import samples
 from metrics import METRICS, Accumulator, MetricLog, describe, progress_line, read_metrics
 
 
@@ -198,7 +199,23 @@ def test_a_disk_that_cannot_be_written_warns_once_and_goes_on(tmp_path, capsys):
         log.write(step, {"policy/loss": 1.0})
         log.text("samples/0", "text", step)
     log.close()
-    assert capsys.readouterr().err.count("\n") == 1
+    assert capsys.readouterr().err.count("\n") == 1 and log.errors > 2
+
+
+def test_what_a_full_disk_left_of_a_sample_is_cut_off_before_the_next(tmp_path, capsys):
+    log, path = MetricLog(tmp_path, append=False), tmp_path / "samples.jsonl"
+    record = {"problem": "?", "options": [], "gold": "A", "task_type": None, "branches": []}
+    samples.write(str(tmp_path), 1, record, [], log)
+    with open(path, "a") as file:
+        file.write('{"step": 2, "pro')
+    samples.write(str(tmp_path), 3, record, [], log)
+    samples.write(str(tmp_path), 5, record, [], log)
+    samples.truncate_after(str(tmp_path), 3)
+    assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [1, 3]
+    path.unlink()
+    path.mkdir()  # cannot be written, whoever tries
+    samples.write(str(tmp_path), 6, record, [], log)
+    assert log.errors == 1 and "training goes on" in capsys.readouterr().err
 
 
 def test_a_disk_that_recovers_leaves_a_readable_file(tmp_path, capsys, monkeypatch):

@@ -12,7 +12,7 @@ import torch
 
 import score as scoring
 from episode import Group, Prompt, Question, Rollout
-from methods import METHODS, MethodSettings, pay_scripted
+from methods import METHODS, MethodSettings, Paid, pay_scripted
 from metrics import Accumulator, describe
 from plan import Planner
 from score import Scorer, score
@@ -310,3 +310,50 @@ def test_only_owned_groups_are_counted(monkeypatch):
     assert groups[0].rewards is not None  # this engine's, so filled
     values = numbers.reduce()
     assert values["reward/correct"] == 0.5 and values["data/single_branch"] == 1
+
+
+# -- rewards that are no numbers, and rewards that are missing ---------------------------------------------------------
+
+
+def paying(rewards: list[float], missing: list[bool] | None = None):
+    """GRPO with these rewards instead of its own."""
+
+    def pay(question, branches, settings):
+        return [Paid(torch.tensor(rewards), {}, None if missing is None else torch.tensor(missing)) for _ in branches]
+
+    return replace(METHODS["grpo"], pay=pay)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_reward_that_is_no_number_names_its_question(value):
+    with pytest.raises(ValueError, match=f"question q7 .row 1., branch 0: reward of rollout 2 is {value}"):
+        round_of("grpo", [question("q7")], {("q7", 0): "A A A A"}, row=paying([1.0, 0.0, value, 0.0]))
+
+
+def test_a_missing_reward_is_in_no_mean_and_no_deviation():
+    row = paying([1.0, 0.0, 5.0, 1.0], [False, False, True, False])
+    groups, numbers = round_of("grpo", [question()], {("q", 0): "A A A A"}, row=row)
+    three = torch.tensor([1.0, 0.0, 1.0], dtype=torch.float64)
+    expected = (three - three.mean()) / (three.std() + EPS)
+    found = groups["q", 0].advantages
+    assert found[2] == 0 and torch.allclose(found[[0, 1, 3]].double(), expected, atol=1e-7)
+    assert numbers["guard/missing_rewards"] == 1
+
+
+def test_a_joint_deviation_leaves_missing_rewards_out_of_its_pool():
+    def pay(question, branches, settings):
+        return [
+            Paid(torch.tensor([1.0, 0.0, 9.0, 1.0]), {}, torch.tensor([False, False, True, False])),
+            Paid(torch.tensor([0.5, 0.0, 0.0, 0.5]), {}),
+        ]
+
+    answers = {("q", 0): "A A A A", ("q", 1): "A A A A"}
+    groups, _ = round_of("crpo", [question()], answers, row=replace(METHODS["crpo"], pay=pay))
+    first, second = torch.tensor([1.0, 0.0, 1.0]).double(), torch.tensor([0.5, 0.0, 0.0, 0.5]).double()
+    centred = torch.cat([first - first.mean(), second - second.mean()])
+    expected = centred / (centred.std() + EPS)
+    assert torch.allclose(groups["q", 0].advantages[[0, 1, 3]].double(), expected[:3], atol=1e-6)
+    assert torch.allclose(groups["q", 1].advantages.double(), expected[3:], atol=1e-6)
+    nobody = paying([1.0] * 4, [True] * 4)
+    groups, _ = round_of("grpo", [question()], {("q", 0): "A A A A"}, row=nobody)
+    assert not groups["q", 0].advantages.any()

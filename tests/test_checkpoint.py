@@ -1,0 +1,221 @@
+"""pytest tests/test_checkpoint.py -- what a checkpoint holds, which are kept, which is taken, and what is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import fcntl
+import json
+import os
+import random
+import resource
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import checkpoint
+import run_folder
+from config import Config, parse
+
+pytestmark = pytest.mark.usefixtures("one_rank")
+
+
+def made(seed: int = 0, steps: int = 2) -> tuple[torch.nn.Module, torch.optim.Optimizer]:
+    torch.manual_seed(seed)
+    policy = torch.nn.Linear(96, 96)
+    optimizer = torch.optim.AdamW(policy.parameters(), lr=1e-2)
+    train_on(policy, optimizer, steps)
+    return policy, optimizer
+
+
+def train_on(policy, optimizer, steps: int) -> None:
+    for step in range(steps):
+        policy(torch.full((1, 96), float(step))).square().sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+def save(run_dir: Path, step: int, *, keep: int = 2, score: float | None = None, state: dict | None = None, **how):
+    policy, optimizer = made(**how)
+    checkpoint.save(str(run_dir), step, policy, optimizer, {"step": step} | (state or {}), keep=keep, score=score)
+    return policy, optimizer
+
+
+def steps_in(run_dir: Path) -> list[int]:
+    return [int(folder.rpartition("_")[2]) for folder in checkpoint.complete(str(run_dir))]
+
+
+@pytest.mark.parametrize("steps", [2, 0], ids=["after two steps", "before the first"])
+def test_what_goes_on_is_what_was_saved_to_the_bit(tmp_path, steps):
+    policy, optimizer = save(tmp_path, 7, steps=steps)
+    drawn = [random.random(), np.random.rand(), torch.rand(3)]
+    train_on(policy, optimizer, 3)
+    other, its_optimizer = made(seed=1, steps=0)
+    found = checkpoint.newest(str(tmp_path))
+    assert found.state["step"] == 7
+    checkpoint.load(found, other, its_optimizer)
+    again = [random.random(), np.random.rand(), torch.rand(3)]
+    assert again[:2] == drawn[:2] and torch.equal(again[2], drawn[2])
+    train_on(other, its_optimizer, 3)
+    assert all(torch.equal(a, b) for a, b in zip(policy.parameters(), other.parameters(), strict=True))
+
+
+def tear(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("harm", [tear, flip, Path.unlink])
+@pytest.mark.parametrize("name", ["__0_0.distcp", ".metadata", "state.json", "rng_0.pt", "COMPLETE"])
+def test_a_damaged_checkpoint_is_named_and_the_one_before_is_taken(tmp_path, capsys, name, harm):
+    for step in (1, 2):
+        save(tmp_path, step)
+    harm(tmp_path / "checkpoints" / "step_000002" / name)
+    assert checkpoint.newest(str(tmp_path)).state["step"] == 1
+    said = capsys.readouterr().out
+    if name == "COMPLETE" and harm is Path.unlink:  # as if it had never been finished
+        assert not said
+    else:
+        assert said.count("\n") == 1 and "step_000002 is damaged" in said
+        assert name in said or name == "COMPLETE"  # a wrong digest there shows as another file's fault
+        assert (tmp_path / "checkpoints" / "step_000002.damaged").is_dir()
+    save(tmp_path, 2)
+    assert steps_in(tmp_path) == [1, 2]
+
+
+def test_without_any_whole_checkpoint_a_run_does_not_begin_anew_in_silence(tmp_path):
+    save(tmp_path, 1)
+    tear(tmp_path / "checkpoints" / "step_000001" / "__0_0.distcp")
+    with pytest.raises(ValueError, match="every checkpoint is damaged"):
+        checkpoint.newest(str(tmp_path))
+
+
+def test_the_newest_and_the_best_are_kept(tmp_path):
+    for step, score in enumerate([10.0, 60.0, None, 60.0, float("nan"), 20.0, None, None], 1):
+        save(tmp_path, step, keep=2, score=score, steps=0)
+    assert steps_in(tmp_path) == [4, 7, 8], "of two equals the newer"
+    save(tmp_path, 9, keep=2, score=61.0, steps=0)
+    save(tmp_path, 10, keep=2, steps=0)
+    assert steps_in(tmp_path) == [9, 10]
+
+
+def test_what_a_crash_left_is_gone_after_the_next_save(tmp_path):
+    save(tmp_path, 1)
+    folder = tmp_path / "checkpoints"
+    shutil.copytree(folder / "step_000001", folder / "step_000002.writing")
+    shutil.copytree(folder / "step_000001", folder / "step_000003", ignore=lambda *_: ["COMPLETE"])
+    assert checkpoint.newest(str(tmp_path)).state["step"] == 1
+    save(tmp_path, 4)
+    assert sorted(os.listdir(folder)) == ["step_000001", "step_000004"]
+
+
+@pytest.mark.parametrize("room", [64, 4096, 40_000], ids=["nothing", "the small files", "a part of the tensors"])
+def test_a_full_disk_costs_the_checkpoint_being_written_and_no_other(tmp_path, room):
+    save(tmp_path, 1)
+    policy, optimizer = made(seed=3)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, limits[1]))  # a larger file fails as on a full disk
+    try:
+        with pytest.raises(OSError):
+            checkpoint.save(str(tmp_path), 2, policy, optimizer, {"step": 2}, keep=1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert os.listdir(tmp_path / "checkpoints") == ["step_000001"]
+    assert checkpoint.newest(str(tmp_path)).state["step"] == 1
+    checkpoint.save(str(tmp_path), 2, policy, optimizer, {"step": 2}, keep=1)
+    assert steps_in(tmp_path) == [2]
+
+
+# -- what a run may go on from -----------------------------------------------------------------------------------------
+
+
+def saved_run(run_dir: Path, **changes) -> Config:
+    """A run of these settings with one checkpoint, of the model "aaaa"."""
+    config = parse(["--run-dir", str(run_dir)])
+    config = dataclasses.replace(config, **changes)
+    save(run_dir, 5, steps=0, state={"settings": dataclasses.asdict(config), "model": "aaaa"})
+    return config
+
+
+def test_a_run_goes_on_with_other_settings_of_the_machine(tmp_path, capsys):
+    config = saved_run(tmp_path)
+    other = dataclasses.replace(config, max_steps=99, save_minutes=1.0, tensor_parallel=2, model="elsewhere")
+    assert run_folder.start_of(other, "aaaa").state["step"] == 5
+    assert "step_000005 after round 5" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("changes", "model", "words"),
+    [
+        ({"method": "grpo"}, "aaaa", "--method was crpo, is grpo"),
+        ({"lr": 1.0}, "aaaa", r"--lr was 1e-06, is 1.0.*what may change: .*max-steps"),
+        ({}, "bbbb", "of another model: .* bbbb.* aaaa"),
+    ],
+)
+def test_a_checkpoint_of_another_run_is_refused_in_one_line(tmp_path, changes, model, words):
+    config = dataclasses.replace(saved_run(tmp_path), **changes)
+    with pytest.raises(ValueError, match=words) as caught:
+        run_folder.start_of(config, model)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_linear_schedule_ends_where_it_was_said_to_end(tmp_path):
+    config = saved_run(tmp_path, lr_schedule="linear", max_steps=10)
+    with pytest.raises(ValueError, match="--max-steps was 10, is 11"):
+        run_folder.start_of(dataclasses.replace(config, max_steps=11), "aaaa")
+
+
+def test_an_older_version_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoint, "FORMAT", 1)
+    config = saved_run(tmp_path)
+    monkeypatch.undo()
+    with pytest.raises(ValueError, match="format 1, this version reads format 2"):
+        run_folder.start_of(config, "aaaa")
+
+
+def test_a_run_may_branch_off_from_a_given_checkpoint(tmp_path):
+    config = saved_run(tmp_path / "old")
+    given = str(tmp_path / "old" / "checkpoints" / "step_000005")
+    branch = dataclasses.replace(config, run_dir=str(tmp_path / "new"), resume=given)
+    assert run_folder.start_of(branch, "aaaa").folder == given
+    save(tmp_path / "new", 6, steps=0, state={"settings": dataclasses.asdict(branch), "model": "aaaa"})
+    assert run_folder.start_of(branch, "aaaa").state["step"] == 6, "started again, it goes on from its own"
+    with pytest.raises(ValueError, match="lies in --run-dir"):
+        run_folder.prepare(dataclasses.replace(config, resume=given))
+    flip(Path(given) / "__0_0.distcp")
+    shutil.rmtree(tmp_path / "new" / "checkpoints")
+    with pytest.raises(ValueError, match="damaged"):
+        run_folder.start_of(branch, "aaaa")
+    with pytest.raises(ValueError, match="must be auto, never, or a checkpoint"):
+        run_folder.start_of(dataclasses.replace(branch, resume="newest"), "aaaa")
+
+
+def test_a_folder_in_use_is_refused_and_says_by_whom(tmp_path):
+    config = parse(["--run-dir", str(tmp_path / "run")])
+    (tmp_path / "run").mkdir()
+    with open(tmp_path / "run" / "lock", "w") as held:
+        held.write("process 12 on node7\n")
+        held.flush()
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(ValueError, match="in use by process 12 on node7"):
+            run_folder.prepare(config)
+    run_folder.prepare(config)  # with its process the lock has gone
+    assert f"process {os.getpid()}" in (tmp_path / "run" / "lock").read_text()
+
+
+def test_a_used_folder_is_refused_by_never_and_by_other_settings(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text("")
+    config = parse(["--run-dir", str(tmp_path)])
+    with pytest.raises(ValueError, match="holds a run"):
+        run_folder.prepare(dataclasses.replace(config, resume="never"))
+    (tmp_path / "config.json").write_text(json.dumps(dataclasses.asdict(config)))
+    run_folder.prepare(config)
+    with pytest.raises(ValueError, match="--seed was 0, is 1"):
+        run_folder.prepare(dataclasses.replace(config, seed=1))
