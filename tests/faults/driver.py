@@ -219,3 +219,9 @@ def last_saved(run_dir: Path) -> int:
 
     folders = checkpoint.complete(str(run_dir))
     return int(folders[-1].rsplit("_", 1)[1]) if folders else 0
+
+
+def rounds_done(run_dir: Path) -> int:
+    """Whole lines of metrics.jsonl, the one before the first round left out."""
+    file = run_dir / "metrics.jsonl"
+    return max(0, file.read_bytes().count(b"\n") - 1) if file.exists() else 0
