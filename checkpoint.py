@@ -120,7 +120,8 @@ def _complete(scratch: str, final: str, written: list[dict], state: dict, score:
     _sync_folder(scratch)
     shutil.rmtree(final, ignore_errors=True)
     os.rename(scratch, final)
-    _sync_folder(os.path.dirname(final))
+    for above in (os.path.dirname(final), os.path.dirname(os.path.dirname(final))):
+        _sync_folder(above)
 
 
 def _drop(run_dir: str, keep: int) -> None:

@@ -9,14 +9,14 @@ from enum import IntEnum
 
 
 class Exit(IntEnum):
-    """Exit codes of `train.py`; above 64 they are those of runs that may simply be started again."""
+    """Exit codes of `train.py`. After 1 and 74 to 76 a run may be started again as it is; 2, 77 and 78 need a look."""
 
     DONE = 0
     """The run reached its last round."""
     FAULT = 1
     """A bug or a fault of the machine; the traceback stands above."""
     MISTAKE = 2
-    """Flags, files, or a run folder that cannot be used, in one line: started again as it is, it ends here again."""
+    """Flags, files, or a run folder that cannot be used, in one line."""
     DISK = 74
     """The checkpoint at the end, or on SIGTERM, could not be written; the one before is whole."""
     STOPPED = 75

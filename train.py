@@ -276,7 +276,7 @@ def rounds(config: Config, inputs: Inputs, device: torch.device, phases: Phases,
         """SIGTERM, heard before a round's update (all ranks): its questions, from `place` on, will be drawn again."""
         if saved_step < state["step"] and not save(place):
             raise Halt(Exit.DISK, f"SIGTERM after round {state['step']}, which could not be saved; free some space")
-        raise Halt(Exit.STOPPED, f"SIGTERM after round {state['step']}, saved: start again to go on")
+        raise Halt(Exit.STOPPED, f"SIGTERM; {state['step']} rounds are saved: start again to go on")
 
     for step in range(done_before + 1, max_steps + 1):
         phases.begin_round(step, functools.partial(stop, cursor.state_dict()))

@@ -120,14 +120,19 @@ def branch_off(run_dir: str, name: str, after: int) -> str:
 
 
 def whole_and_in_two_parts(run_dir: str, world: str) -> tuple[dict, dict]:
-    parallel.start(timeout_minutes=2)
+    parallel.start(timeout_minutes=10)
     whole = run(run_dir, world)
     torch.rand(7)  # what the first run left of the random states must not matter
     return whole, run(branch_off(run_dir, "parts", after=2), world)
 
 
 def on_other_ranks(run_dir: str, world: str, tape: dict, *shard_ranks: str) -> list[dict]:
-    """The last two rounds once more with what was sampled then, for each number of ranks that share the weights."""
-    parallel.start(timeout_minutes=2)
+    """The last two rounds once more with what was sampled then, for each number of ranks that share the weights; saved
+    by the clock, after every round."""
+    parallel.start(timeout_minutes=10)
     here = torch.distributed.get_world_size()
-    return [run(branch_off(run_dir, f"{here}_{n}", after=2), world, "--shard-ranks", n, tape=tape) for n in shard_ranks]
+    clock = ("--save-every", "0", "--save-minutes", "1e-6")
+    return [
+        run(branch_off(run_dir, f"{here}_{n}", after=2), world, "--shard-ranks", n, *clock, tape=tape)
+        for n in shard_ranks
+    ]

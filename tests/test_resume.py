@@ -6,6 +6,8 @@ pytest tests/test_resume.py
 from __future__ import annotations
 
 import json
+import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -29,7 +31,7 @@ def place(tmp_path_factory):
 @pytest.fixture(scope="module")
 def two_ranks(place):
     """[rank] -> (a whole run of four rounds, two of its rounds gone on from its second checkpoint)."""
-    return run_ranks(whole_and_in_two_parts, 2, *place, timeout_s=300)
+    return run_ranks(whole_and_in_two_parts, 2, *place, timeout_s=600)
 
 
 def untimed(row: dict) -> dict:
@@ -62,14 +64,16 @@ def assert_alike(got: dict, whole: dict, *, weights: float) -> None:
 
 def test_one_rank_goes_on_with_what_two_began(two_ranks, place):
     whole = two_ranks[0][0]
-    [[got]] = run_ranks(on_other_ranks, 1, *place, whole["tape"], "0", timeout_s=200)
+    [[got]] = run_ranks(on_other_ranks, 1, *place, whole["tape"], "0", timeout_s=600)
     assert_alike(got, whole, weights=1e-4)
+    saved = os.listdir(Path(f"{place[0]}_1_0", "checkpoints"))
+    assert sorted(saved) == ["step_000003", "step_000004"], "by --save-minutes"
 
 
 def test_four_ranks_go_on_with_what_two_began_sharded_over_all_and_two_by_two(two_ranks, place):
     """HSDP: weights sharded over two ranks, replicated over the other two."""
     whole = two_ranks[0][0]
-    fsdp, hsdp = run_ranks(on_other_ranks, 4, *place, whole["tape"], "0", "2", timeout_s=300)[0]
+    fsdp, hsdp = run_ranks(on_other_ranks, 4, *place, whole["tape"], "0", "2", timeout_s=600)[0]
     assert_alike(fsdp, whole, weights=1e-4)
     assert_alike(hsdp, whole, weights=1e-4)
     print("HSDP against FSDP, weights:", relative_difference(hsdp["weights"], fsdp["weights"]))
