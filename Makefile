@@ -1,4 +1,4 @@
-# make demo | test | test-fast | lint | setup. Each makes .venv first and installs what this machine needs into it.
+# make demo | test | test-fast | test-faults | lint | setup. Each makes .venv first and installs what this machine needs into it.
 PYTHON ?= python3
 GPU := $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L >/dev/null 2>&1 && echo yes)
 REQUIREMENTS := $(if $(GPU),requirements.txt,requirements-cpu.txt)
@@ -6,7 +6,7 @@ OVERRIDES := $(if $(GPU),,--override overrides-cpu.txt)
 BIN := .venv/bin
 READY := .venv/ready-$(REQUIREMENTS)
 
-.PHONY: setup demo test test-fast lint
+.PHONY: setup demo test test-fast test-faults lint
 setup: $(READY)
 
 $(READY): requirements.txt requirements-cpu.txt requirements-common.txt requirements-dev.txt overrides-cpu.txt
@@ -26,6 +26,12 @@ test: lint
 
 test-fast: setup
 	$(PYTEST) -m "not slow and not gpu"
+
+# Every fault by name, ten kills, 10,000 fuzzed inputs of each kind; results for docs/reliability.md in runs/.
+test-faults: setup
+	mkdir -p runs
+	FAULTS=1 KILLS=10 FUZZ=10000 FAULTS_TABLE=$(CURDIR)/runs/faults.jsonl OMP_NUM_THREADS=1 \
+		$(BIN)/python -m pytest tests/faults tests/test_fuzz.py tests/test_security.py
 
 lint: setup
 	$(BIN)/ruff check .

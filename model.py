@@ -69,6 +69,8 @@ def resolve_checkpoint(name: str) -> str:
     Raises ValueError with one line where it cannot be had.
     """
     if os.path.isfile(os.path.join(name, "config.json")):
+        if not any(file.endswith(".safetensors") for file in os.listdir(name)):
+            raise ValueError(f"--model {name}: holds no *.safetensors; other formats can run code and are not read")
         return name
     if os.path.isdir(name):
         raise ValueError(
@@ -105,7 +107,7 @@ def fingerprint(folder: str) -> str:
 
 def load_processor(folder: str):
     """The checkpoint's Qwen3VLProcessor."""
-    return AutoProcessor.from_pretrained(folder)
+    return AutoProcessor.from_pretrained(folder, trust_remote_code=False)
 
 
 def banned_ids(processor) -> tuple[int, ...]:
@@ -115,7 +117,9 @@ def banned_ids(processor) -> tuple[int, ...]:
 
 def load_policy(folder: str, *, temperature: float = 1.0, gradient_checkpointing: bool = False) -> Policy:
     """Policy on the CPU in the checkpoint's own type, with the vision tower frozen (Table 7); mergers and LLM train."""
-    hf = Qwen3VLForConditionalGeneration.from_pretrained(folder, dtype="auto", attn_implementation="sdpa")
+    hf = Qwen3VLForConditionalGeneration.from_pretrained(
+        folder, dtype="auto", attn_implementation="sdpa", use_safetensors=True
+    )
     policy = Policy(hf, banned_ids(load_processor(folder)), temperature)
     for module in policy.frozen_modules():
         module.requires_grad_(False)

@@ -37,6 +37,7 @@ from config import CELL
 from data.prompts import IMAGE_OPTIONS, frames_thwc, processor_inputs, video_metadata
 from episode import Prompt, Rollout, View
 from logprobs import BAN_BIAS
+from model import load_processor
 
 NamedTensors = Iterable[tuple[str, torch.Tensor]]
 Checksum = tuple[int, int]
@@ -323,6 +324,8 @@ def _colocated_llm(
         return LLM(
             model=folder,
             dtype=dtype,
+            load_format="safetensors",
+            trust_remote_code=False,
             seed=seed,
             distributed_executor_backend="external_launcher",
             tensor_parallel_size=tensor_parallel,
@@ -466,11 +469,13 @@ class HfEngine:
     forgets = False
 
     def __init__(self, folder: str, *, dtype: str, banned_ids: Sequence[int], device: torch.device):
-        from transformers import AutoProcessor, Qwen3VLForConditionalGeneration
+        from transformers import Qwen3VLForConditionalGeneration
 
-        self.model = Qwen3VLForConditionalGeneration.from_pretrained(folder, dtype=getattr(torch, dtype)).to(device)
+        self.model = Qwen3VLForConditionalGeneration.from_pretrained(
+            folder, dtype=getattr(torch, dtype), use_safetensors=True
+        ).to(device)
         self.model.eval()
-        self.processor = AutoProcessor.from_pretrained(folder)
+        self.processor = load_processor(folder)
         self.banned = [int(i) for i in banned_ids]
 
     @torch.no_grad()
@@ -613,6 +618,8 @@ class TextEngine:
         self.llm = LLM(
             model=model,
             dtype=dtype,
+            load_format="safetensors",
+            trust_remote_code=False,
             seed=seed,
             tensor_parallel_size=tensor_parallel,
             max_model_len=max_tokens,

@@ -74,7 +74,7 @@ class TimedTrainer(GRPOTrainer):
 
 def main() -> None:
     torch.set_num_threads(JOB["threads"])
-    model = Qwen3VLForConditionalGeneration.from_pretrained(JOB["model"], dtype=torch.float32)
+    model = Qwen3VLForConditionalGeneration.from_pretrained(JOB["model"], dtype=torch.float32, use_safetensors=True)
     visual = model.model.visual
     for module in (visual.patch_embed, visual.pos_embed, visual.blocks):
         module.requires_grad_(False)
@@ -87,7 +87,7 @@ def main() -> None:
         model=model,
         reward_funcs=fixed_rewards,
         rollout_func=fixed_rollouts,
-        processing_class=AutoProcessor.from_pretrained(JOB["model"]),
+        processing_class=AutoProcessor.from_pretrained(JOB["model"], trust_remote_code=False),
         train_dataset=datasets.Dataset.from_list([row]),
         args=GRPOConfig(
             output_dir=JOB["folder"],

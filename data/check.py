@@ -143,7 +143,7 @@ def load_processor(folder: str):
     if not os.path.isdir(folder):
         raise ValueError(f"--tokens {folder}: no such folder; give the folder of a Qwen3-VL checkpoint")
     try:
-        return AutoProcessor.from_pretrained(folder, local_files_only=True)
+        return AutoProcessor.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError) as error:
         reason = str(error).split("\n")[0]
         raise ValueError(f"--tokens {folder}: holds no processor that loads: {reason}") from error

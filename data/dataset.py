@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from string import ascii_uppercase
 
-from data.paths import resolve
+from data.paths import Outside, confined
 from data.rows import RawRow, read_rows
 from episode import TASK_TYPES, Question
 from verifiers import VERIFIERS, canonical_answer, last_box, split_option
@@ -142,8 +142,8 @@ def _gold(row: dict, problem_type: str, options: tuple[str, ...]) -> str:
 def _clip_path(row: dict, root: str, check_files: bool) -> str:
     relative = _text_field(row, "path", required=True)
     try:
-        path = resolve(root, relative)
-    except ValueError as error:
+        path = confined(root, relative)
+    except Outside as error:
         raise _Fault("path", str(error), f"got {relative!r}") from error
     if check_files and not os.path.isfile(path):
         raise _Fault("path", "no such file under the data root", relative)

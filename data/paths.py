@@ -1,22 +1,31 @@
-"""A path that a data file names, kept below its root: what is checked is what is opened."""
+"""File names that come out of data files: confined to one folder, links and ".." resolved."""
 
 from __future__ import annotations
 
 import os
 
 
-def resolve(root: str | os.PathLike, relative: str) -> str:
-    """Absolute path of `relative` below `root`, symbolic links and ".." resolved; it need not exist.
+class Outside(ValueError):
+    """A name that is no name of a file below its folder; says why in few words."""
 
-    Raises ValueError with a reason of a few words where it is absolute, leads out of the root, or is no file name.
+
+def confined(root: str | os.PathLike, name: str) -> str:
+    """Absolute path of `name` below `root`, with symbolic links and ".." resolved: what is checked is what is opened.
+
+    The file need not exist. Raises Outside for an absolute name, for one that leads out of the folder (by "..", by a
+    link in it or above it), and for one that no file can have.
     """
+    if os.path.isabs(name):
+        raise Outside("must be relative to the data root")
     top = os.path.realpath(root)
-    if os.path.isabs(relative):
-        raise ValueError("must be relative to the data root")
     try:
-        path = os.path.realpath(os.path.join(top, relative))
+        path = os.path.realpath(os.path.join(top, name))
     except ValueError as error:  # a null byte or a lone surrogate
-        raise ValueError("is no file name") from error
+        raise Outside("is no file name") from error
+    if os.path.realpath(path) != path:  # at a link to itself realpath resolves nothing that follows
+        raise Outside("goes through a link to itself")
     if os.path.commonpath((top, path)) != top:
-        raise ValueError("leaves the data root")
+        raise Outside("leaves the data root")
+    if path == top:
+        raise Outside("names the data root itself")
     return path

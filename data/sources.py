@@ -26,7 +26,7 @@ import tyro
 from data.corpora import CORPORA, Corpus, Refused, inside
 from data.dataset import BadRow, load_questions, report_bad_rows
 from data.parquet import read_parquet
-from data.paths import resolve
+from data.paths import Outside, confined
 from data.rows import RawRow, read_rows
 
 
@@ -107,8 +107,8 @@ def write_image(data: bytes, root: Path, folder: str) -> str:
         raise Refused("image", "is no PNG, JPEG, GIF, BMP or WebP", f"begins {data[:8]!r}")
     relative = f"{folder}/{hashlib.sha256(data).hexdigest()[:32]}{ending}"
     try:
-        target = resolve(root, relative)
-    except ValueError as error:
+        target = confined(root, relative)
+    except Outside as error:
         raise Refused("image", str(error), relative) from error
     if os.path.exists(target):
         if Path(target).read_bytes() != data:

@@ -49,7 +49,7 @@ from eval.answer import check_pairs
 from eval.benchmarks import rejected
 from eval.dybench_clips import SourceError
 from eval.dybench_pairs import Limits, Plan, as_json, make, plan
-from eval.dybench_sources import SOURCES
+from eval.dybench_sources import SOURCES, converted
 from eval.dybench_stats import draw, statistics_of
 from eval.parts import file_sha256
 from pictures import table
@@ -168,7 +168,7 @@ def read(args: ReadArgs) -> int:
     for file in files:
         for number, raw in source.read(file):
             try:
-                row = source.convert(raw, file)
+                row = converted(source, raw, file)
                 row["path"] = str(Path(args.prefix, row["path"]))
                 name = f"{args.source}/{file.parent.name if file.name == 'groundtruth.txt' else file.stem}/{number}"
                 lines.append(as_json({"id": name} | row | {"data_source": source.title}))

@@ -18,7 +18,7 @@ from string import ascii_uppercase
 import numpy as np
 
 from data.corpora import Refused
-from data.paths import resolve
+from data.paths import Outside, confined
 from data.video import ClipError, sample_clip
 from eval import dybench_clips as clips
 from eval import dybench_words as words
@@ -245,8 +245,8 @@ def plan(row: object, number: int, videos: Path, limits: Limits) -> Plan:
 
 def _inside(root: Path, relative: str, field: str) -> Path:
     try:
-        path = resolve(root, relative)
-    except ValueError as error:
+        path = confined(root, relative)
+    except Outside as error:
         raise Refused(field, str(error), repr(relative)) from error
     if not os.path.exists(path):
         raise Refused(field, "no such file under the videos folder", repr(relative))

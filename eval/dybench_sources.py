@@ -35,7 +35,10 @@ def _field(row: Any, name: str, kind: type = str) -> Any:
 
 
 def _whole(file: Path) -> Iterator[tuple[int, Any]]:
-    yield 1, file.read_text(encoding="utf-8")
+    try:
+        yield 1, file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file}: is not UTF-8 text") from error
 
 
 def _json(file: Path) -> Iterator[tuple[int, Any]]:
@@ -44,8 +47,18 @@ def _json(file: Path) -> Iterator[tuple[int, Any]]:
         data = json.loads(file.read_text(encoding="utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{file}: is not valid JSON: {error}") from error
+    if not isinstance(data, dict | list):
+        raise ValueError(f"{file}: must hold a JSON list or object, got {type(data).__name__}")
     rows = [data] if "motion_trajectory" in data else data.items() if isinstance(data, dict) else data
     yield from enumerate(rows, start=1)
+
+
+def converted(source: Source, row: Any, file: Path) -> dict:
+    """An annotation row of ours. Raises Refused for one that is of no use, or not laid out as its source's are."""
+    try:
+        return source.convert(row, file)
+    except (LookupError, TypeError, AttributeError, ValueError, OverflowError) as error:
+        raise Refused("row", f"is not laid out as {source.title}'s are", f"{type(error).__name__}: {error}") from error
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -31,7 +31,7 @@ from typing import Any
 
 from data.dataset import BadRow
 from data.parquet import read_parquet
-from data.paths import resolve
+from data.paths import Outside, confined
 from data.rows import RawRow, read_rows
 from episode import Question
 from eval.replies import caption_options
@@ -154,8 +154,8 @@ def _clip(root: Path | None, video: str, *patterns: str) -> str | None:
         raise _Refused("video", "missing or empty")
     candidates = [pattern.replace("{}", video) for pattern in patterns]
     try:
-        paths = [resolve(root, candidate) for candidate in candidates]
-    except ValueError as error:
+        paths = [confined(root, candidate) for candidate in candidates]
+    except Outside as error:
         raise _Refused("video", str(error), repr(video)) from error
     return next((path for path in paths if os.path.exists(path)), paths[0])
 
@@ -325,7 +325,7 @@ def _tempcompass(name: str, row: _Row, root: Path | None) -> Item:
     else:
         try:
             options = caption_options(text)
-        except (ValueError, SyntaxError) as error:
+        except ValueError as error:
             raise _Refused("question", "holds no information to choose from", error) from error
         question = _choice(row, name, text, _options(options, "question"), answer.partition(".")[0], **more)
         layout |= {key: row.text(key) for key in ("mc_question", "mc_answer") if row.value.get(key)}
@@ -388,6 +388,8 @@ def _mvbench_files(path: Path) -> Iterator[tuple[Path, _Row | RawRow]]:
             groups = {file.stem: (rows, "")}
         number = 0
         for task, (rows, folder) in groups.items():
+            if not isinstance(rows, list):
+                raise ValueError(f"{file}: {task!r} must be a list of rows, got {type(rows).__name__}")
             task = task.lower().replace(" ", "_").replace("-", "_")
             if task not in MVBENCH_FOLDERS:
                 raise ValueError(f"{file}: {task!r} is none of MVBench's tasks: {', '.join(MVBENCH_FOLDERS)}")

@@ -241,12 +241,23 @@ def caption_options(question: str) -> list[str]:
     """("A. dunking a basketball", ...) of a captioning question's lines "Information A: {'subject': ..., ...}": the
     values that tell the options apart. Raises ValueError where no two options can be read.
     """
-    found = [ast.literal_eval(text) for text in re.findall(r"^Information [A-Z]: (\{.*\})\s*$", question, re.MULTILINE)]
+    found = [_literal(text) for text in re.findall(r"^Information [A-Z]: (\{.*\})\s*$", question, re.MULTILINE)]
     names = [name for name in found[0] if len({str(option.get(name)) for option in found}) > 1] if found else []
     if len(found) < 2 or not names:
         raise ValueError("holds no two different lines 'Information A: {...}'")
     texts = [" ".join(str(option.get(name, "")) for name in names) for option in found]
     return [f"{chr(ord('A') + i)}. {text}" for i, text in enumerate(texts)]
+
+
+def _literal(text: str) -> dict:
+    """The dict that a line spells in Python; nothing is executed. ValueError for any other line."""
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError) as error:  # the last two: deep nesting
+        raise ValueError(f"{text[:60]!r} is no dictionary") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{text[:60]!r} is no dictionary")
+    return value
 
 
 def _stems(text: str) -> list[str]:

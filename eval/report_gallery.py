@@ -18,7 +18,7 @@ from pathlib import Path
 from PIL import Image
 
 from data.clips import Clips, ClipSettings
-from data.paths import resolve
+from data.paths import Outside, confined
 from data.video import ClipError
 from episode import Question, View
 from eval.report_runs import FULL_VIDEO, Answer, Run
@@ -151,8 +151,8 @@ def _submit(clips: Clips, side: Answer, root: Path | None) -> Future | str:
     if root is None:
         return f"{side.path}: settings.json names no data_root; give --data-root"
     try:
-        path = resolve(root, side.path)
-    except ValueError as error:
+        path = confined(root, side.path)
+    except Outside as error:
         return f"{side.path}: {error}"
     if not os.path.isfile(path):
         return f"{side.path}: no such file under {os.path.realpath(root)}"

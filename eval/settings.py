@@ -8,6 +8,7 @@ used stands in its settings file and in every result.
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -174,6 +175,9 @@ FREE_IN_A_RUN = FREE_ON_RESUME | frozenset((
 """The same of a benchmark run, to which further benchmarks and settings of --shown may be added."""
 
 
+_SECRET = re.compile(r"api.?key|access.?token|auth|secret|password|credential", re.IGNORECASE)
+
+
 def check_pass_rates(args: PassRateArgs, ranks_per_node: int) -> None:
     """Laws of the settings; ValueError with one line."""
     _present(args, "model", "rows", "output")
@@ -214,6 +218,8 @@ def _check_endpoint(args: BenchmarkArgs, ranks: int) -> None:
         raise ValueError(f"--body must be a JSON object: {error}") from error
     if not isinstance(body, dict):
         raise ValueError(f"--body must be a JSON object, got {args.body}")
+    if secret := next((name for name in body if _SECRET.search(name)), None):
+        raise ValueError(f"--body holds {secret!r}, and is written to settings.json: give the key by --api-key-env")
     limit = 1.0 if args.requests_per_minute is None else args.requests_per_minute
     # Written so that NaN fails, too.
     if not (args.deadline > 0 and limit > 0 and args.backoff >= 0):

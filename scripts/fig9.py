@@ -26,7 +26,7 @@ from pictures import Sweep, sensitivity  # noqa: E402
 
 LAMBDAS, W_AUGS = (0.0, 0.1, 0.3, 0.5), (0.0, 0.3, 0.5, 0.7)  # App. D.3
 LAMBDA, W_AUG = 0.3, 0.5  # what the other sweep holds fixed
-VARIED = {"lambda_d", "lambda_s", "w_aug", "seed"} | FREE_ON_RESUME - {"max_steps"}
+VARIED = {"lambda_d", "lambda_s", "w_aug", "seed"} | FREE_ON_RESUME - {"max_steps", "model"}
 
 
 @dataclass

@@ -583,7 +583,7 @@ def test_a_clip_may_not_leave_the_data_root(video, says, tmp_path):
     root = tmp_path / "root"
     file = put(root / "pairs.json", [release(pair_id=1, video=video)])
     items, bad = load("dybench", file, root)
-    assert not items and says in str(bad[0])
+    assert not items and "the data root" in str(bad[0])
     file = put(root / "mvbench/action_count.json", [mvbench(video="../" * 5 + "x.mp4")])
     items, bad = load("mvbench", file, root)
-    assert not items and "leaves the data root" in str(bad[0])
+    assert not items and "the data root" in str(bad[0])

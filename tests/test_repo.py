@@ -12,6 +12,8 @@ import re
 import pytest
 from conftest import ROOT
 
+from exits import Exit
+
 README = (ROOT / "README.md").read_text()
 # Level of each file (DESIGN): a file imports only lower levels; level 0 imports none of ours.
 LEVELS = {
@@ -78,9 +80,14 @@ def test_every_flag_in_the_readme_is_a_setting():
     commands += (settings.PassRateArgs, settings.BenchmarkArgs, report.ReportArgs, questions.QuestionArgs)
     commands += tuple(args for args, _ in (router.ACTIONS | dybench.ACTIONS).values())
     fields = {field.name for command in commands for field in dataclasses.fields(command)}
-    elsewhere = set("nproc_per_node nnodes rdzv_backend rdzv_endpoint help out".split())
+    elsewhere = set("nodes max_restarts nproc_per_node nnodes rdzv_backend rdzv_endpoint help out".split())
     flags = {flag.replace("-", "_") for flag in re.findall(r"--([a-z][a-z_-]*)", README)} - elsewhere
     assert flags <= fields | {f"no_{name}" for name in fields}, flags - fields
+
+
+def test_the_readme_has_every_exit_code():
+    text = README.split("| exit code |")[1].split("\n\n")[0]
+    assert re.findall(r"^\| (\d+) \| (\w+) \|", text, re.M) == [(str(int(code)), code.name) for code in Exit]
 
 
 def test_the_readme_names_the_corpora():

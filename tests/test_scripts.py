@@ -8,6 +8,7 @@ import os
 import runpy
 import subprocess
 import sys
+import time
 
 import pytest
 from conftest import ROOT
@@ -59,7 +60,7 @@ ROWS = {
         }),
     ],
 }  # fmt: skip
-HELPERS = {"common", "gpu_check", "vlmevalkit", "lmms_eval"}
+HELPERS = {"common", "gpu_check", "vlmevalkit", "lmms_eval", "two_nodes"}
 
 
 @pytest.fixture
@@ -94,7 +95,7 @@ def test_every_script_is_in_the_table_and_a_few_lines_long():
 
 
 def test_shell_syntax():
-    for path in SCRIPTS.glob("*.sh"):
+    for path in (*SCRIPTS.glob("*.sh"), SCRIPTS / "slurm.sbatch"):
         subprocess.run(["bash", "-n", path], check=True)
 
 
@@ -148,6 +149,63 @@ def test_several_nodes_need_and_get_a_meeting_point(launch):
         "-m", "torch.distributed.run", "--nnodes", "4", "--rdzv-backend", "c10d", "--rdzv-endpoint", "host:29500",
         "--rdzv-id", "grpo_seed0", "--nproc_per_node", "8",
     ]  # fmt: skip
+
+
+def test_two_nodes_meet_on_loopback(launch):
+    done, calls = launch("two_nodes", "--preset", "toy", "--shard-ranks", "2")
+    assert done.returncode == 0 and len(calls) == 2, done.stderr
+    assert {call[call.index("--rdzv-conf") + 1] for call in calls} == {"is_host=true", "is_host=false"}
+    for call in calls:
+        assert call[:6] == ["-m", "torch.distributed.run", "--nnodes", "2", "--nproc_per_node", "2"]
+        assert settings_of(call).shard_ranks == 2
+    (alone,) = launch("two_nodes", "--preset", "toy", NODE="1")[1]
+    assert "is_host=false" in alone
+
+
+@pytest.fixture
+def slurm(tmp_path):
+    """Environment of a job on two nodes, with stand-ins for srun (runs the command here), scontrol, and a training that
+    ends well, or, with HANGS, when it is asked to."""
+    commands = {
+        "srun": 'while [[ "$1" == -* ]]; do shift; done\nexec "$@"\n',
+        "scontrol": f'[ "$1" = requeue ] && echo "$@" >>{tmp_path}/requeued\necho node1\n',
+        "python": f'printf "%s\\0" "$@" >{tmp_path}/call\n[ -z "${{HANGS:-}}" ] && exit 0\n'
+        f'sleep 100 & echo "process $! on node1" >{tmp_path}/run/lock\nwait\nsleep 100\n',
+    }
+    for name, text in commands.items():
+        (tmp_path / name).write_text(f"#!/usr/bin/env bash\n{text}")
+        (tmp_path / name).chmod(0o755)
+    (tmp_path / "run").mkdir()
+    return {
+        "PATH": f"{tmp_path}:{os.environ['PATH']}", "PYTHON": str(tmp_path / "python"), "TRAIN_FILE": "rows",
+        "RUN_DIR": str(tmp_path / "run"), "SLURM_SUBMIT_DIR": str(ROOT), "SLURM_JOB_ID": "7",
+        "SLURM_JOB_NUM_NODES": "2", "SLURM_JOB_NODELIST": "node[1-2]", "SLURM_GPUS_ON_NODE": "8",
+    }  # fmt: skip
+
+
+def test_slurm_starts_an_agent_a_node(slurm, tmp_path):
+    script = [SCRIPTS / "slurm.sbatch", "--lr", "2e-6"]
+    subprocess.run(["bash", *script], env=slurm | {"SHARD": "node", "MODEL": "Qwen3-VL-8B"}, check=True, timeout=20)
+    call = (tmp_path / "call").read_text().split("\0")[:-1]
+    assert call[:8] == [
+        "-m", "torch.distributed.run", "--nnodes", "2", "--nproc_per_node", "8", "--max-restarts", "3"
+    ]  # fmt: skip
+    assert call[call.index("--rdzv-endpoint") + 1] == "node1:20007"
+    chosen = settings_of(call)
+    assert (chosen.model, chosen.train_file, chosen.shard_ranks, chosen.lr) == ("Qwen3-VL-8B", "rows", 8, 2e-6)
+
+
+def test_slurm_asks_one_rank_to_save_and_queues_the_job_again(slurm, tmp_path):
+    job = subprocess.Popen(["bash", SCRIPTS / "slurm.sbatch"], env=slurm | {"HANGS": "1"})
+    lock = tmp_path / "run/lock"
+    for _ in range(400):
+        if lock.exists() and lock.read_text().endswith("\n"):
+            break
+        time.sleep(0.05)
+    rank = int(lock.read_text().split()[1])
+    job.terminate()
+    assert job.wait(timeout=20) == 75
+    assert not os.path.exists(f"/proc/{rank}") and (tmp_path / "requeued").read_text() == "requeue 7\n"
 
 
 @pytest.mark.parametrize("script", ["table2_no_flip", "fig9_lambda"])

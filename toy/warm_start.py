@@ -479,8 +479,8 @@ def main(config: Config) -> None:
         if scores["dynamic"][1] < config.stop_below:
             break
     save(model, processor, config.out)
-    saved = Qwen3VLForConditionalGeneration.from_pretrained(config.out)
-    inputs = Inputs(AutoProcessor.from_pretrained(config.out))
+    saved = Qwen3VLForConditionalGeneration.from_pretrained(config.out, use_safetensors=True)
+    inputs = Inputs(AutoProcessor.from_pretrained(config.out, trust_remote_code=False))
     print("as saved, in bfloat16", table(evaluate(saved.float(), inputs, rows)), sep="\n")
     print(f"{time.time() - began:.0f} s in all; written to {config.out}")
 
