@@ -72,12 +72,14 @@ def test_every_flag_in_the_readme_is_a_setting():
     import dataclasses
 
     import router
+    from bench import plan, update
     from config import Config
     from data import check, filter, sources
     from eval import dybench, interop, questions, report, score, settings
 
     commands = (Config, check.CheckArgs, filter.FilterArgs, sources.Args, score.ScoreArgs, interop.InteropArgs)
     commands += (settings.PassRateArgs, settings.BenchmarkArgs, report.ReportArgs, questions.QuestionArgs)
+    commands += (plan.PlanArgs, update.BenchArgs)
     commands += tuple(args for args, _ in (router.ACTIONS | dybench.ACTIONS).values())
     fields = {field.name for command in commands for field in dataclasses.fields(command)}
     elsewhere = set("nodes max_restarts nproc_per_node nnodes rdzv_backend rdzv_endpoint help out".split())
