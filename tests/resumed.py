@@ -98,7 +98,8 @@ def run(run_dir: str, world: str, *flags: str, tape: dict | None = None) -> dict
     ):
         train.train(config, train.prepare(config, 1), torch.device("cpu"))
         parts = parallel.gather_objects(Recorder.tape)
-    weights = dict(trainer_names(parallel.gather_parameters(policies[0], torch.float32, frozen=False)))
+    whole = parallel.gather_parameters(policies[0], torch.float32, frozen=False)
+    weights = {name: tensor.clone() for name, tensor in trainer_names(whole)}
     return {
         "rows": read_metrics(Path(run_dir) / "metrics.jsonl"),
         "weights": weights,

@@ -79,5 +79,5 @@ def test_four_ranks_go_on_with_what_two_began_sharded_over_all_and_two_by_two(tw
     print("HSDP against FSDP, weights:", relative_difference(hsdp["weights"], fsdp["weights"]))
     for a, b in zip(fsdp["rows"], hsdp["rows"], strict=True):
         for name in NUMBERS if a["step"] else ():
-            assert a[name] == pytest.approx(b[name], rel=1e-6, abs=1e-6), name
+            assert a[name] == pytest.approx(b[name], rel=1e-5, abs=1e-6), name
     assert relative_difference(hsdp["weights"], fsdp["weights"]) <= 1e-6
