@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import os
 import random
 import socket
 import threading
@@ -142,6 +143,24 @@ class ChatClient:
                 pause = min(MAX_WAIT_S, self.backoff_s * 2 ** (attempt - 1)) * random.uniform(0.5, 1.0)
                 self._closed.wait(max(pause, failure.wait_s))
         raise ValueError(f"tries must be at least 1, got {self.tries}")
+
+    @classmethod
+    def of(cls, args, fields: Mapping[str, object] | None = None) -> ChatClient:
+        """The endpoint that a command's settings name; `args` has base_url, model, api_key_env, deadline, tries,
+        backoff and requests_per_minute. ValueError, one line, for a URL that is none and a key that is not there."""
+        key = os.environ.get(args.api_key_env, "").strip() if args.api_key_env else ""
+        if args.api_key_env and not key:
+            raise ValueError(f"--api-key-env: the environment has no {args.api_key_env}")
+        return cls(
+            args.base_url,
+            args.model,
+            api_key=key,
+            deadline_s=args.deadline,
+            tries=args.tries,
+            backoff_s=args.backoff,
+            requests_per_minute=args.requests_per_minute,
+            fields=fields,
+        )
 
     def close(self) -> None:
         """End every request under way, in whatever thread; they and later ones raise Unanswered."""

@@ -328,21 +328,6 @@ def _vllm(args: LabelArgs) -> Ask:
     return ask
 
 
-def _client(args: LabelArgs) -> ChatClient:
-    key = os.environ.get(args.api_key_env, "").strip() if args.api_key_env else ""
-    if args.api_key_env and not key:
-        raise ValueError(f"--api-key-env: the environment has no {args.api_key_env}")
-    return ChatClient(
-        args.base_url,
-        args.model,
-        api_key=key,
-        deadline_s=args.deadline,
-        tries=args.tries,
-        backoff_s=args.backoff,
-        requests_per_minute=args.requests_per_minute,
-    )
-
-
 Outcome = tuple[Sequence[Question], list[Verdict] | ChatError]
 
 
@@ -355,7 +340,7 @@ def _ask_locally(args: LabelArgs, questions: Sequence[Question]) -> Iterator[Out
 
 def _ask_endpoint(args: LabelArgs, questions: Sequence[Question]) -> Iterator[Outcome]:
     """One row at a time in each thread, as they finish. Closing the generator ends what is under way."""
-    client = _client(args)
+    client = ChatClient.of(args)
 
     def ask(jobs: Sequence[tuple[Question, int]]) -> list[Reply]:
         how = {"temperature": args.temperature, "max_tokens": args.max_tokens}

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import base64
 import io
-import json
-import os
 import threading
 from collections.abc import Sequence
 
@@ -19,7 +17,6 @@ from PIL import Image
 
 from chat_client import ChatClient, ChatError, Refused
 from episode import Prompt, Rollout
-from eval.settings import BenchmarkArgs
 from rollout import Generated, Request, pictures_of
 
 JPEG_QUALITY = 95
@@ -82,20 +79,3 @@ def _jpeg(frame: np.ndarray) -> str:
     file = io.BytesIO()
     Image.fromarray(frame).save(file, "jpeg", quality=JPEG_QUALITY)
     return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
-
-
-def client(args: BenchmarkArgs) -> ChatClient:
-    """The endpoint that the settings name. ValueError, one line, for a URL that is none and a key that is not there."""
-    key = os.environ.get(args.api_key_env, "").strip() if args.api_key_env else ""
-    if args.api_key_env and not key:
-        raise ValueError(f"--api-key-env: the environment has no {args.api_key_env}")
-    return ChatClient(
-        args.base_url,
-        args.model,
-        api_key=key,
-        deadline_s=args.deadline,
-        tries=args.tries,
-        backoff_s=args.backoff,
-        requests_per_minute=args.requests_per_minute,
-        fields=json.loads(args.body),
-    )

@@ -6,17 +6,18 @@ The run's folder is read and held from here on; `eval/predictions.py` says what 
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
+from chat_client import ChatClient
 from data.dataset import BadRow, load_questions
 from data.prompts import ANSWER_REQUEST, SYSTEM_PROMPT, question_text
 from eval import parts
 from eval.answer import check_pairs
 from eval.benchmarks import load, rejected, remarks
-from eval.endpoint import client
 from eval.layouts import Item
 from eval.settings import FREE_IN_A_RUN, GROUPS, BenchmarkArgs
 from eval.shown import Setting
@@ -106,7 +107,7 @@ def prepare(args: BenchmarkArgs, folder: str) -> Job:
         if not args.accept_missing and set(args.shown) != {"text_only"}:
             _frame_folders(benchmark)
     if args.engine == "openai":
-        client(args)  # its faults now, not after an hour of decoding
+        ChatClient.of(args, json.loads(args.body))  # its faults now, not after an hour of decoding
     settings = resolved(args, folder)
 
     run, held = Path(args.output), None

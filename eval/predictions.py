@@ -26,13 +26,14 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
+from chat_client import ChatClient
 from data.prompts import SYSTEM_PROMPT
 from data.reader import Reader, open_clips
 from episode import Prompt, Question, View
 from eval import parts
 from eval.answer import Answered, as_they_come, in_chunks, share
 from eval.benchmarks import read_answer
-from eval.endpoint import Endpoint, GaveUp, client
+from eval.endpoint import Endpoint, GaveUp
 from eval.jobs import PAIRS, Benchmark, Job, Task, asked, data_root, place, rows_of
 from eval.scoring import counterfactual_report, report
 from eval.settings import GROUPS, BenchmarkArgs
@@ -93,7 +94,7 @@ def build(args: BenchmarkArgs, folder: str, device: torch.device) -> tuple[Engin
     """The engine, and the processor that renders its prompts; None where the other side renders them."""
     system_prompt = SYSTEM_PROMPT if args.system_prompt == "paper" else args.system_prompt
     if args.engine == "openai":
-        return Endpoint(client(args), system_prompt=system_prompt), None
+        return Endpoint(ChatClient.of(args, json.loads(args.body)), system_prompt=system_prompt), None
     settings = EngineSettings.of(args, sleep_level=0)
     if args.engine == "vllm-generic":
         return ChatEngine(settings, folder, system_prompt=system_prompt), None
