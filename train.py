@@ -531,9 +531,9 @@ def measure_gap(config, engine, policy, group: Group, encoded: EncodedPrompt, de
 
 
 def note_gap(state: dict, values: dict[str, float]) -> None:
-    """Keep the largest gap of the run; NaN is larger than any."""
+    """Keep the largest gap of the run; NaN is larger than any, and a round without a single token has none."""
     for kept, name in (("gap_mean_max", "policy/engine_gap_mean"), ("gap_max", "policy/engine_gap_max")):
-        if not values[name] <= state[kept]:
+        if name in values and not values[name] <= state[kept]:
             state[kept] = values[name]
 
 
