@@ -35,7 +35,10 @@ def note_update(state: dict, finite: bool, max_skips: int, where: str) -> None:
 
 def note_gap(state: dict, values: dict[str, float], limit: float, where: str) -> None:
     """Keep the largest trainer-engine gap of the run; where its mean stays above `limit` nats (0 = none) for GAP_ROUNDS
-    in a row, raise Halt. NaN is larger than any. `where`: the round in words."""
+    in a row, raise Halt. NaN is larger than any; a round without a single token has none. `where`: the round in words.
+    """
+    if "policy/engine_gap_mean" not in values:
+        return
     for kept, name in (("gap_mean_max", "policy/engine_gap_mean"), ("gap_max", "policy/engine_gap_max")):
         if not values[name] <= state[kept]:
             state[kept] = values[name]

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 import torch
 
 CHUNK = 256  # rows: 256 x 152k float32 = 0.16 GB, and enough of them to keep a GPU's matrix units busy
+STRIPE = 16_384  # tokens of the vocabulary whose gradient of a chunk exists at a time
 BAN_BIAS = -100.0
 
 
@@ -55,7 +56,10 @@ class _CompletionLogps(torch.autograd.Function):
     def backward(ctx, gradient_C, _):
         hidden_RD, weight_VD, rows_C, targets_C, top_R, log_sum_R = ctx.saved_tensors
         hidden_gradient = torch.empty_like(hidden_RD) if ctx.needs_input_grad[0] else None
-        weight_gradient = torch.zeros_like(weight_VD) if ctx.needs_input_grad[1] else None
+        weight_gradient = None
+        if ctx.needs_input_grad[1]:  # float32: summed in bfloat16 it would be rounded once a chunk
+            wide = torch.promote_types(weight_VD.dtype, torch.float32)
+            weight_gradient = torch.zeros_like(weight_VD, dtype=wide)
         for rows, at in _chunks(len(hidden_RD), rows_C):
             own, part_C = rows_C[at] - rows.start, gradient_C[at]
             logits = _logits(hidden_RD[rows], weight_VD, ctx.banned, ctx.temperature)
@@ -65,8 +69,13 @@ class _CompletionLogps(torch.autograd.Function):
             slopes = slopes.div_(ctx.temperature).to(weight_VD.dtype)
             if hidden_gradient is not None:
                 hidden_gradient[rows] = slopes @ weight_VD
-            if weight_gradient is not None:
+            if weight_gradient is not None and weight_gradient.dtype == weight_VD.dtype:
                 weight_gradient.addmm_(slopes.T, hidden_RD[rows])
+            elif weight_gradient is not None:
+                for total, part in zip(weight_gradient.split(STRIPE), slopes.T.split(STRIPE), strict=True):
+                    total += part @ hidden_RD[rows]
+        if weight_gradient is not None:
+            weight_gradient = weight_gradient.to(weight_VD.dtype)
         return hidden_gradient, weight_gradient, None, None, None, None
 
 

@@ -341,6 +341,8 @@ def progress_line(step: int, max_steps: int, values: Mapping[str, float]) -> str
         ("zero-adv", "group/zero_advantage", "{:.2f}", 4),
         ("gap", "policy/engine_gap_mean", "{:.4f}", 6),
         ("grad", "policy/grad_norm", "{:.2f}", 5),
+        ("tok/s", "speed/tokens_per_s", "{:.0f}", 5),
+        ("mfu", "speed/mfu", "{:.2f}", 4),
     ]
     parts = [f"step {step:>{len(str(max_steps))}}/{max_steps}"]
     for label, name, form, width in shown:

@@ -51,7 +51,8 @@ class Clips:
     """float32 (patches of all, dim); None once `states` are there."""
     states: torch.Tensor | None = None
     """(1 + taps, patches of all, width): what the merger and the DeepStack mergers take. The tower is frozen, the same
-    in policy and reference, so that the first pass of a round computes them for all of its passes."""
+    in policy and reference, so that the first pass of a round computes them for all of its passes. A group that is
+    dealt in parts (balance.Piece) has them computed with each part."""
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """torchrun set-up, FSDP2 in one function, the gather for weight sync, and the few collectives the loop needs.
 
-Who does what over ranks stands here and in the banners of `train.py`; no other file touches a process group.
+Who does what over ranks stands here and in the banners of `train.py`.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import statistics
+import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -128,6 +129,10 @@ def waiting_share(run_dir: Path) -> float:
 
 def main(argv: list[str] | None = None) -> None:
     args = tyro.cli(BenchArgs, args=argv)
+    try:
+        share = None if args.run_dir is None else waiting_share(args.run_dir)
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
     with tempfile.TemporaryDirectory() as folder:
         made = [write_clip(Path(folder) / f"{width}x{height}_{s}s.mp4", width, height, s) for width, height, s in MADE]
         rows = measure(made + [path for name in REAL if (path := args.clips / name).is_file()], args)
@@ -137,9 +142,9 @@ def main(argv: list[str] | None = None) -> None:
     print(table(shown, list(rows[0])))
     result = {"workers": args.workers, "repeats": args.repeats, "clips": rows}
     result |= {name: rows[-1][name] for name in ("isolation_ratio", "cache_ratio")}
-    if args.run_dir is not None:
-        result["waiting_share"] = waiting_share(args.run_dir)
-        print(f"waiting for data: {100 * result['waiting_share']:.1f} % of the time of a round")
+    if share is not None:
+        result["waiting_share"] = share
+        print(f"waiting for data: {100 * share:.1f} % of the time of a round")
     if args.json is not None:
         args.json.write_text(json.dumps(result, indent=2))
 

@@ -25,7 +25,7 @@ import tyro
 
 import logprobs
 from bench.shapes import SHAPES, Counts, Shape, build_config, count, grids_of, naive_work, update_flops
-from flops import Work, group_work
+from flops import PEAK_TFLOPS, Work, group_work
 from pictures import table
 from toy.model import build_tokenizer
 
@@ -36,25 +36,20 @@ class Gpu:
 
     memory_gb: float
     """1e9 bytes."""
-    tflops: float
-    """Dense bfloat16."""
     bandwidth_tb_s: float
 
 
-GPUS = {  # NVIDIA's data sheets, SXM, without sparsity
-    "A100": Gpu(80, 312, 2.04),
-    "H20": Gpu(96, 148, 4.0),
-    "H100": Gpu(80, 989, 3.35),
-    "H200": Gpu(141, 989, 4.8),
-    "B200": Gpu(180, 2250, 7.7),
+GPUS = {  # NVIDIA's data sheets, SXM; their FLOP/s stand in flops.PEAK_TFLOPS
+    "A100": Gpu(80, 2.04),
+    "H20": Gpu(96, 4.0),
+    "H100": Gpu(80, 3.35),
+    "H200": Gpu(141, 4.8),
+    "B200": Gpu(180, 7.7),
 }
 MFU = {"A100": 0.45, "H20": 0.5, "H100": 0.42, "H200": 0.42, "B200": 0.4}
 """Share of the peak that a packed update is taken to reach; a chip with little arithmetic for its bandwidth reaches
 more."""
 LIVE_LAYERS = 2  # FSDP gathers the next layer while one computes
-LAYER_ACTIVATIONS = 34
-"""Bytes of bfloat16 activations that a decoder layer keeps for its backward pass, per token and hidden unit, attention
-without a T x T matrix (Korthikanti et al., arXiv 2205.05198, eq. 2 without its dropout masks and with a gated MLP)."""
 LOGIT_COPIES = 3  # of a chunk at the worst moment: float32 logits and weights, bfloat16 slopes
 OVERHEAD_GB = 6.0  # CUDA context, NCCL buffers, allocator
 
@@ -115,10 +110,10 @@ def check(args: PlanArgs) -> None:
 
 
 def works_of(args: PlanArgs) -> tuple[Work, Work]:
-    """One group: packed, and naive with the tower run for each rollout."""
+    """One group: packed, and naive with the tower run once in each pass."""
     lengths, grids = [args.completion_tokens] * args.rollouts, grids_of(args.vision_tokens, args.frames)
     packed = group_work(args.prompt_tokens, lengths, grids)
-    return packed, naive_work(args.prompt_tokens, lengths, grids, tower_per_rollout=True)
+    return packed, naive_work(args.prompt_tokens, lengths, grids)
 
 
 # -- memory ------------------------------------------------------------------------------------------------------------
@@ -130,10 +125,10 @@ def memory_gb(args: PlanArgs, shape: Shape, counts: Counts, *, checkpointing: bo
     root = counts.trained - counts.layers
     shards = counts.trained / args.gpus
     tokens = max(args.tokens_per_pack, args.prompt_tokens + args.rollouts * args.completion_tokens)
-    kept_for_each_layer = 2 if checkpointing else LAYER_ACTIVATIONS  # checkpointing: the layer's input, bfloat16
-    activations = tokens * shape.hidden * kept_for_each_layer * shape.layers
-    if checkpointing:
-        activations += tokens * shape.hidden * LAYER_ACTIVATIONS  # the layer that is being recomputed
+    if checkpointing:  # each layer's input, bfloat16, and the layer that is being recomputed
+        activations = tokens * (2 * shape.hidden * shape.layers + layer_activations(shape))
+    else:
+        activations = tokens * layer_activations(shape) * shape.layers
     parts = {
         "master weights": 4 * shards,
         "gradients": 4 * shards,
@@ -146,6 +141,13 @@ def memory_gb(args: PlanArgs, shape: Shape, counts: Counts, *, checkpointing: bo
     }
     gb = {name: size / 1e9 for name, size in parts.items()} | {"overhead": OVERHEAD_GB}
     return gb | {"total": sum(gb.values())}
+
+
+def layer_activations(shape: Shape) -> int:
+    """Bytes a token that a decoder layer in bfloat16 keeps for its backward pass: each norm's input in float32 and
+    rounded; the products' inputs; queries, keys, values and output of the attention; four tensors of the gated MLP."""
+    attention = (shape.heads + shape.kv_heads) * shape.head_dim
+    return 16 * shape.hidden + (6 + 4) * attention + 8 * shape.intermediate
 
 
 def generation_gb(args: PlanArgs, shape: Shape, counts: Counts) -> dict[str, float]:
@@ -182,7 +184,7 @@ def sequences(args: PlanArgs) -> int:
 def phases(args: PlanArgs, shape: Shape, counts: Counts, *, checkpointing: bool) -> list[dict]:
     """FLOPs (of all GPUs) and seconds of each phase of a round, packed, and the naive FLOPs beside them."""
     gpu = GPUS[args.gpu]
-    rate = args.gpus * gpu.tflops * 1e12 * (args.mfu or MFU[args.gpu])
+    rate = args.gpus * PEAK_TFLOPS[args.gpu] * 1e12 * (args.mfu or MFU[args.gpu])
     groups = args.questions * args.branches
     packed, naive = works_of(args)
     cost = counts.cost

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import statistics
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -57,9 +58,8 @@ def random_prompt(processor, seed: int, frames: int, side: int) -> Prompt:
     return build_prompt(processor, question, view)
 
 
-def measure(args: BenchArgs, device: torch.device) -> dict:
+def measure(args: BenchArgs, folder: str, device: torch.device) -> dict:
     """Seconds and tokens a second of each way."""
-    folder = resolve_checkpoint(args.model)
     processor = load_processor(folder)
     prompts = [random_prompt(processor, seed, args.frames, args.side) for seed in range(args.groups)]
     engine = VllmEngine(
@@ -104,7 +104,11 @@ def measure(args: BenchArgs, device: torch.device) -> dict:
 def main(argv: list[str] | None = None) -> None:
     args = tyro.cli(BenchArgs, args=argv)
     transformers.logging.set_verbosity_error()
-    result = measure(args, parallel.start())
+    try:
+        folder = resolve_checkpoint(args.model)
+    except ValueError as error:
+        sys.exit(f"error: {error}")
+    result = measure(args, folder, parallel.start())
     shown = [
         {n: f"{value:.3f}" if isinstance(value, float) else value for n, value in row.items()} for row in result["ways"]
     ]

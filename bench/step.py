@@ -36,12 +36,13 @@ class BenchArgs:
 
 
 def run_train(folder: str, args: BenchArgs, flags: list[str]) -> Path:
-    """A short run without evaluation, checkpoint and export."""
+    """A short run, which evaluates and saves at its end alone. ValueError where it fails."""
     torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={args.ranks}"]
     run_dir = Path(folder) / "run"
     command = [sys.executable, *(torchrun if args.ranks > 1 else []), "train.py", *flags, "--run-dir", str(run_dir)]
     command += ["--max-steps", str(args.rounds), "--eval-every", "0", "--no-export"]
-    subprocess.run(command, cwd=Path(__file__).resolve().parents[1], check=True)
+    if code := subprocess.run(command, cwd=Path(__file__).resolve().parents[1]).returncode:
+        raise ValueError(f"train.py ended with code {code}; its message stands above")
     return run_dir
 
 
@@ -67,8 +68,11 @@ def phases_of(run_dir: Path) -> dict:
 
 def main(argv: list[str] | None = None) -> None:
     args, flags = tyro.cli(BenchArgs, args=argv, return_unknown_args=True)
-    with tempfile.TemporaryDirectory() as folder:
-        result = phases_of(args.run_dir or run_train(folder, args, flags))
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            result = phases_of(args.run_dir or run_train(folder, args, flags))
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
     rows = [{"phase": r["phase"], "s": f"{r['seconds']:.3f}", "%": f"{100 * r['share']:.1f}"} for r in result["phases"]]
     print(table(rows, list(rows[0])))
     print("\n".join(f"{name} {value:.4g}" for name, value in result["speed"].items()))

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import statistics
+import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,13 +104,13 @@ def main(argv: list[str] | None = None) -> None:
     args = tyro.cli(BenchArgs, args=argv)
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
+    try:
+        folder = resolve_checkpoint(args.model) if args.model else ""
+    except ValueError as error:
+        sys.exit(f"error: {error}")
     device = parallel.start()
-    with tempfile.TemporaryDirectory() as scratch:
-        if args.model:
-            folder = resolve_checkpoint(args.model)
-        else:  # each rank its own: the scratch folder is not shared
-            folder = random_checkpoint(scratch, args.hidden, args.layers)
-        result = measure(args, folder, device)
+    with tempfile.TemporaryDirectory() as scratch:  # each rank its own
+        result = measure(args, folder or random_checkpoint(scratch, args.hidden, args.layers), device)
     shown = [
         {"way": r["way"], "seconds": f"{r['seconds']:.4f}", "over copy": f"{r['over_copy']:.2f}"}
         for r in result["ways"]

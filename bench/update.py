@@ -81,6 +81,8 @@ class BenchArgs:
     """Recompute layers in the backward pass, on both sides."""
     device: str = "auto"
     """auto = the GPU where there is one."""
+    packed_only: bool = False
+    """Without the naive update, whose memory may be too much: no ratio, no exactness."""
     repeats: int = 5
     """Times that each way runs, after one that does not count."""
     seed: int = 0
@@ -175,17 +177,20 @@ def measure(args: BenchArgs) -> dict:
     def gradients() -> dict[str, torch.Tensor]:
         return {name: p.grad.clone() for name, p in ready.hf.named_parameters() if p.grad is not None}
 
+    ways, exactness = (WAYS[:1] if args.packed_only else WAYS), {}
     packed_logps, packed_gradients = ready.run("packed"), gradients()
-    naive_logps, naive_gradients = ready.run("naive"), gradients()
-    exactness = {
-        "max_logp_diff": (packed_logps - naive_logps).abs().max().item(),
-        "max_grad_diff": relative_difference(packed_gradients, naive_gradients),
-    }
-    del packed_gradients, naive_gradients
+    if not args.packed_only:
+        naive_logps, naive_gradients = ready.run("naive"), gradients()
+        exactness = {
+            "max_logp_diff": (packed_logps - naive_logps).abs().max().item(),
+            "max_grad_diff": relative_difference(packed_gradients, naive_gradients),
+        }
+        del naive_gradients
+    del packed_gradients
     side = 8192 if device.type == "cuda" else 1024
     square = torch.randn(side, side, device=device, dtype=getattr(torch, args.dtype))
-    work = {way: partial(ready.run, way) for way in WAYS} | {"matmul": lambda: square @ square}
-    for way in WAYS[2:]:
+    work = {way: partial(ready.run, way) for way in ways} | {"matmul": lambda: square @ square}
+    for way in ways[2:]:
         work[way]()  # warm, as the others are by now
     wall, cpu = ({name: [] for name in work} for _ in range(2))
     for _ in range(args.repeats):
@@ -200,11 +205,10 @@ def measure(args: BenchArgs) -> dict:
 
 def ratios(seconds: dict[str, float]) -> dict:
     """Of each way over the packed one."""
-    packed, naive, per_rollout = (seconds[way] for way in WAYS)
-    return {
-        "ratio": naive / packed,
-        "ratio_tower_per_rollout": per_rollout / packed,
-        "seconds": {way: seconds[way] for way in WAYS},
+    packed, *others = (seconds[way] for way in WAYS if way in seconds)
+    named = zip(("ratio", "ratio_tower_per_rollout"), others, strict=False)
+    return {name: other / packed for name, other in named} | {
+        "seconds": {way: seconds[way] for way in WAYS[: 1 + len(others)]}
     }
 
 
@@ -245,9 +249,10 @@ def main(argv: list[str] | None = None) -> None:
         for name, seconds in result["seconds"].items()
     ]
     print(table(rows, list(rows[0])))
-    print(f"in CPU time: naive {result['cpu_time']['ratio']:.2f} times the packed")
+    if not args.packed_only:
+        print(f"in CPU time: naive {result['cpu_time']['ratio']:.2f} times the packed")
     shown = ("token_ratio", "max_logp_diff", "max_grad_diff", "logical_tokens_per_s", "physical_tokens_per_s", "mfu")
-    print(", ".join(f"{name} {result[name]:.3g}" for name in shown))
+    print(", ".join(f"{name} {result[name]:.3g}" for name in shown if name in result))
     if args.json is not None:
         args.json.write_text(json.dumps(result, indent=2))
 

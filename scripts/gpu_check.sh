@@ -3,7 +3,7 @@
 # on a failure. Needs no network; parts that need vLLM are skipped without it.
 #   bash scripts/gpu_check.sh                                  everything, at Qwen3-VL-4B size with random weights
 #   bash scripts/gpu_check.sh --only flex sleep1                some parts; --help lists them
-#   bash scripts/gpu_check.sh --budget-s 530 --only tests fsdp bench_update bench_update_8b bench_memory sleep1
+#   bash scripts/gpu_check.sh --budget-s 530 --only tests fsdp bench_update bench_update_8b bench_mfu bench_memory sleep1
 #                                                              GPU tests and benchmarks within nine minutes
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."

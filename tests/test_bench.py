@@ -13,9 +13,11 @@ import pytest
 import torch
 from distributed import plain_logps
 from torch.utils.flop_counter import FlopCounterMode
+from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLTextModel
 
 from bench import memory, peer_trl, plan, shapes, workload
 from bench import update as bench
+from toy.model import build_tokenizer
 
 CPU = torch.device("cpu")
 TINY = ["--size", "tiny", "--prompt-tokens", "96", "--rollouts", "3", "--completion-tokens", "5", "--repeats", "1"]
@@ -97,8 +99,6 @@ def test_a_prompt_is_as_long_as_asked_and_a_clip_too_large_for_it_is_refused(cap
 
 @pytest.mark.parametrize("size, parameters", [("2B", 2127532032), ("4B", 4437815808), ("8B", 8767123696)])
 def test_published_parameter_counts(size, parameters):
-    from toy.model import build_tokenizer
-
     assert shapes.count(shapes.build_config(shapes.SHAPES[size], build_tokenizer())).total == parameters
 
 
@@ -149,6 +149,30 @@ def test_plan_of_the_papers_run(tmp_path, capsys):
     [old] = [row for row in saving["phases"] if row["phase"] == "old log-probs"]
     assert old["flops"] / 256 == pytest.approx(58.5e12 + 0.33e12, rel=0.005)
     assert "fits" in capsys.readouterr().out
+
+
+def test_a_layer_keeps_for_its_backward_pass_what_the_plan_counts():
+    """Two layers less one, by torch's own hooks on what autograd saves."""
+    shape, tokens, kept = shapes.SHAPES["20M"], 24, []
+    for layers in (1, 2):
+        config = shapes.build_config(replace(shape, layers=layers), build_tokenizer()).text_config
+        config._attn_implementation = "sdpa"
+        model = Qwen3VLTextModel(config).to(torch.bfloat16)
+        weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
+        saved: dict[int, torch.UntypedStorage] = {}
+
+        def keep(tensor, saved=saved, weights=weights):
+            storage = tensor.untyped_storage()
+            if storage.data_ptr() not in weights:
+                saved[storage.data_ptr()] = storage
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            embeds = torch.randn(1, tokens, shape.hidden, dtype=torch.bfloat16, requires_grad=True)
+            out = model(inputs_embeds=embeds, position_ids=torch.arange(tokens).expand(3, 1, tokens), use_cache=False)
+        kept.append(sum(storage.nbytes() for storage in saved.values()))
+        del out
+    assert (kept[1] - kept[0]) / tokens == pytest.approx(plan.layer_activations(shape), rel=0.02)
 
 
 def test_plan_drops_the_passes_that_a_run_does_not_need():

@@ -59,6 +59,27 @@ def test_bfloat16_logits_are_summed_in_float32():
     torch.testing.assert_close(got, expected, rtol=1e-6, atol=1e-6)
 
 
+def test_many_chunks_leave_the_bfloat16_gradient_of_the_head_as_exact_as_one_product(monkeypatch):
+    monkeypatch.setattr(logprobs, "CHUNK", 16)
+    monkeypatch.setattr(logprobs, "STRIPE", 10)
+    generator, rows = torch.Generator().manual_seed(0), torch.arange(640)
+    draws = torch.randn(len(rows) + V, D, generator=generator, dtype=torch.float64).to(torch.bfloat16)
+    hidden, weight = 0.5 + draws[: len(rows)], draws[len(rows) :]  # rows alike: what a trained model's head sums up
+    targets = torch.randint(0, V, (len(rows),), generator=generator)
+
+    def gradient(logps_of, dtype):
+        head = weight.to(dtype).requires_grad_()
+        return torch.autograd.grad(logps_of(hidden.to(dtype), head).sum(), head)[0].double()
+
+    def plain(hidden, head):
+        logits = hidden @ head.T
+        return torch.log_softmax(logits.to(torch.promote_types(logits.dtype, torch.float32)), -1)[rows, targets]
+
+    exact = gradient(plain, torch.float64)
+    chunked = gradient(lambda h, head: logprobs.completion_logps(h, head, rows, targets)[0], torch.bfloat16)
+    assert (chunked - exact).norm() <= 1.2 * (gradient(plain, torch.bfloat16) - exact).norm()
+
+
 def test_without_any_token_there_is_nothing():
     hidden, weight, _, _ = case(torch.float32)
     none = torch.zeros(0, dtype=torch.int64)

@@ -135,6 +135,8 @@ def test_a_gap_ends_a_run_only_in_a_row(bad):
         note(bad)
     assert caught.value.code == Exit.GAP
     state = dict(guards.FRESH)
+    guards.note_gap(state, {}, 0.1, "a round without a token")
+    assert state == guards.FRESH
     for _ in range(9):
         note(bad, limit=0)  # never
     assert str(state["gap_mean_max"]) == str(bad) and str(state["gap_max"]) == str(2 * bad)
