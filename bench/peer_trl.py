@@ -7,7 +7,8 @@ and runs in a process that waits while ours computes, step about. Both start fro
 the vision tower, take AdamW steps on Eq. 6 with a KL term against the start model, and use no checkpointing. From the
 second step on the KL term is not zero, so losses that agree over several steps mean that log-probs, gradients and
 optimizer steps do. `update`: forward and backward; `step`: the reference pass, preparing the batch and the optimizer
-too (our frozen tower runs in the reference pass, TRL's in each). Nothing is generated: TRL takes the completions through its `rollout_func`.
+too (our frozen tower runs in the reference pass, TRL's in each). Nothing is generated: TRL takes the completions
+through its `rollout_func`.
 """
 
 from __future__ import annotations
