@@ -96,7 +96,7 @@ def compiled_flex_attention() -> Callable:
 
 
 def _parts(spans: Spans) -> Iterator[tuple[slice, slice, bool]]:
-    """(queries, keys, causal): every prompt and completion with itself, a group's completions with its prompt."""
+    """(queries, keys, causal): every prompt and completion with itself, then a group's completions with its prompt."""
     start = 0
     for prompt_tokens, *lengths in spans:
         prompt = slice(start, start + prompt_tokens)
@@ -117,12 +117,15 @@ class SpanAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, query, key, value, spans: Spans, scaling: float) -> torch.Tensor:
-        out = torch.zeros_like(query)
-        lse = torch.full(query.shape[:3], -torch.inf)
+        out = torch.empty_like(query)
+        lse = query.new_empty(query.shape[:3])
         for rows, keys, causal in _parts(spans):
             part, part_lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
                 query[:, :, rows], key[:, :, keys], value[:, :, keys], 0.0, causal, scale=scaling
             )
+            if causal:  # the first part of these rows
+                out[:, :, rows], lse[:, :, rows] = part, part_lse
+                continue
             total = torch.logaddexp(lse[:, :, rows], part_lse)
             out[:, :, rows] *= torch.exp(lse[:, :, rows] - total)[..., None]
             out[:, :, rows] += torch.exp(part_lse - total)[..., None] * part
@@ -134,14 +137,17 @@ class SpanAttention(torch.autograd.Function):
     @staticmethod
     def backward(ctx, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         query, key, value, out, lse = ctx.saved_tensors
-        totals = [torch.zeros_like(x) for x in (query, key, value)]
+        totals = [torch.empty_like(x) for x in (query, key, value)]
         for rows, keys, causal in _parts(ctx.spans):
             parts = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
                 gradient[:, :, rows], query[:, :, rows], key[:, :, keys], value[:, :, keys],
                 out[:, :, rows], lse[:, :, rows], 0.0, causal, scale=ctx.scaling,
             )  # fmt: skip
             for total, part, at in zip(totals, parts, (rows, keys, keys), strict=True):
-                total[:, :, at] += part
+                if causal:
+                    total[:, :, at] = part
+                else:
+                    total[:, :, at] += part
         return *totals, None, None
 
 

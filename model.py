@@ -171,7 +171,7 @@ class Policy(nn.Module):
         embeds_TD = model.get_input_embeddings()(row.ids)
         deepstack = {}
         if inputs.clips is not None:
-            final, *taps = self._states(inputs.clips)
+            final, *taps = self.tower_states(inputs.clips)
             placeholders = torch.tensor([self.hf.config.image_token_id, self.hf.config.video_token_id])
             vision_T = torch.isin(row.ids, placeholders.to(row.ids)) & (row.segments == -1)
             embeds_TD = embeds_TD.masked_scatter(vision_T[:, None], model.visual.merger(final))
@@ -201,7 +201,7 @@ class Policy(nn.Module):
         return logps_C, entropies_C
 
     @torch.no_grad()
-    def _states(self, clips: Clips) -> torch.Tensor:
+    def tower_states(self, clips: Clips) -> torch.Tensor:
         """The tower's states before its mergers, once per `Clips`."""
         if clips.states is None:
             visual = self.hf.model.visual
