@@ -230,13 +230,14 @@ def test_a_reward_that_is_nan(text, tmp_path, note):
 
 
 @every
-def test_math_verify_that_hangs(text, tmp_path, note):
-    """Math questions whose judge never answers: counted as wrong, and the run goes on."""
-    folder = Path(text[3])
-    rows = [json.loads(line) for line in (folder / "text.jsonl").read_text().splitlines()]
+def test_math_verify_that_hangs(clips, tmp_path, note):
+    """Math questions whose judge never answers: counted as wrong, and the run goes on. About clips, for the toy model
+    boxes its answer only to what it knows."""
+    folder = Path(clips[3])
+    rows = [json.loads(line) for line in (folder / "train.jsonl").read_text().splitlines()]
     math = [row | {"problem_type": "math", "options": [], "solution": "\\boxed{\\frac{1}{2}}"} for row in rows]
     (tmp_path / "math.jsonl").write_text("".join(json.dumps(row) + "\n" for row in math))
-    flags = ("--train-file", tmp_path / "math.jsonl", *text[2:-1], 2, "--max-completion-tokens", 32)
+    flags = ("--train-file", tmp_path / "math.jsonl", *clips[2:-1], 2, "--max-completion-tokens", 32, "--frames", 8)
     run = Run(tmp_path / "run", *flags, fault={"kind": "judge_hangs"})
     assert run.wait() == [0], run.said()[-3000:]
     timeouts = sum(row.get("rollout/math_timeouts", 0) for row in rows_of(tmp_path / "run").values())
@@ -259,7 +260,7 @@ def test_a_hang_in_a_phase(text, whole, tmp_path, note):
     fault = {"kind": "hang", "round": 2, "at": "score", "rank": 1}
     run = Run(tmp_path / "run", *text, "--phase-timeout", 0.5, ranks=2, fault=fault)
     assert run.wait() == [Exit.HUNG] * 2, run.said()[-3000:]
-    assert "round 2, score has lasted more than" in run.said() and run.said().count("its stacks") == 2
+    assert "rank 1: round 2, score has lasted over" in run.said() and run.said().count("its stacks") == 2
     goes_on(tmp_path / "run", text, 2, whole)
     note("a rank that hangs in a phase", f"stacks of both ranks, exit code {int(Exit.HUNG)}; resumed",
          "the round under way")  # fmt: skip
@@ -339,7 +340,8 @@ def test_a_run_folder_in_use(text, one, tmp_path, note):
     shutil.copytree(one, tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / "checkpoints")
     first = Run(tmp_path / "run", *text, fault={"kind": "hang", "at": "draw"})
-    while "before:" not in first.said() and any(rank.is_alive() for rank in first.ranks):
+    while not (tmp_path / "run.fired").exists():
+        assert all(rank.is_alive() for rank in first.ranks), first.said()[-3000:]
         time.sleep(0.05)
     second = Run(tmp_path / "run", *text)
     assert second.wait() == [Exit.MISTAKE] and "is in use by process" in second.said()
@@ -372,6 +374,7 @@ def test_two_nodes_of_which_one_dies_and_comes_back(text, whole, tmp_path, note)
             assert all(process.poll() is None for process in nodes), logs[0].read_text()[-3000:]
             time.sleep(0.02)
         pull_the_plug(nodes[1])
+        time.sleep(20)  # a node needs longer; after 15 seconds of silence the other agent counts it out
         nodes[1] = node(1)
         codes = [process.wait(timeout=400) for process in nodes]
     finally:
