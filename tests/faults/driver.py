@@ -1,7 +1,7 @@
 """Runs of train.py that can be killed, and the comparison of two of them.
 
 A run's ranks are forked from a server that has imported what train.py imports, so that a restart costs a second or two;
-`torchrun` starts one as a user does.
+`node` starts one as a user does.
 """
 
 from __future__ import annotations
@@ -175,14 +175,13 @@ def kill_at_random(run_dir: Path, flags: tuple, whole: Path, kills: int, *, rank
     return seen
 
 
-def torchrun(*options: object, script: Path, flags: tuple, log: Path, **environment: str) -> subprocess.Popen:
-    """`torchrun OPTIONS script SMALL flags`, words to `log`."""
-    command = [sys.executable, "-m", "torch.distributed.run", *map(str, options), str(script), *SMALL, *map(str, flags)]
-    quiet = {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    with open(log, "a") as words:
-        return subprocess.Popen(
-            command, cwd=ROOT, env=os.environ | quiet | environment, stdout=words, stderr=words, start_new_session=True
-        )
+def node(number: int, run_dir: Path, *flags: object, port: int) -> subprocess.Popen:
+    """One torchrun agent of scripts/two_nodes.sh with a rank of its own; its words go to RUN_DIR.nodeNUMBER.log."""
+    environment = {"NODE": str(number), "PORT": str(port), "PYTHON": sys.executable, "HF_HUB_OFFLINE": "1"}
+    environment |= {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    command = [ROOT / "scripts" / "two_nodes.sh", *SMALL, "--run-dir", run_dir, *map(str, flags)]
+    with open(f"{run_dir}.node{number}.log", "a") as words:
+        return subprocess.Popen(command, env=os.environ | environment, stdout=words, stderr=words)
 
 
 def descendants(pid: int) -> list[int]:
