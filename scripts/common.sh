@@ -34,6 +34,8 @@ run() {
   esac
   if [ "$NNODES" -gt 1 ]; then
     [ -n "${RDZV_ENDPOINT:-}" ] || { echo "error: NNODES=$NNODES needs RDZV_ENDPOINT=HOST:PORT" >&2; exit 2; }
+    # torch 2.11's agents keep the address of their first meeting: one that comes back would wait for it in vain.
+    export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
     nodes=(--nnodes "$NNODES" --rdzv-backend c10d --rdzv-endpoint "$RDZV_ENDPOINT" --rdzv-id "$name")
   fi
   echo "== $runs/$name" >&2

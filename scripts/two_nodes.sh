@@ -9,6 +9,8 @@ ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 PYTHON="${PYTHON:-python}"
 [ -x "$ROOT/.venv/bin/python" ] && [ "$PYTHON" = python ] && PYTHON="$ROOT/.venv/bin/python"
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
+# torch 2.11's agents keep the address of their first meeting: one that comes back would wait for it in vain.
+export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
 
 agent() { # the first one hosts the meeting point; exec: a signal to the agent reaches it
   local node="$1" host=false

@@ -1,7 +1,7 @@
 """Runs of train.py that can be killed, and the comparison of two of them.
 
 A run's ranks are forked from a server that has imported what train.py imports, so that a restart costs a second or two;
-`torchrun` starts one as a user does.
+`node` starts one as a user does.
 """
 
 from __future__ import annotations
@@ -61,7 +61,8 @@ class Run:
 
     def __init__(self, run_dir: Path, *flags: object, ranks: int = 1, fault: dict | None = None):
         self.log = run_dir.with_name(run_dir.name + ".log")
-        self._from = self.log.stat().st_size if self.log.exists() else 0
+        self.log.touch()
+        self._from = self.log.stat().st_size
         environment = {"WORLD_SIZE": ranks, "LOCAL_WORLD_SIZE": ranks, "MASTER_PORT": free_port(), "FAULT": ""}
         if fault:
             environment["FAULT"] = json.dumps({"fired": str(run_dir.with_name(run_dir.name + ".fired"))} | fault)
@@ -70,7 +71,7 @@ class Run:
         self.ranks = []
         for rank in range(ranks):
             own = {name: str(value) for name, value in (environment | {"RANK": rank, "LOCAL_RANK": rank}).items()}
-            self.ranks.append(context.Process(target=_rank, args=(own, arguments, str(self.log)), daemon=False))
+            self.ranks.append(context.Process(target=_rank, args=(own, arguments, str(self.log)), daemon=True))
             self.ranks[-1].start()
 
     def wait(self, timeout_s: float = 1200.0) -> list[int]:
@@ -115,6 +116,7 @@ def _rank(environment: dict[str, str], arguments: list[str], log: str) -> None:
     os.dup2(words, 2)
     sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)
     sys.argv = ["train.py", *arguments]
+    code = 0
     try:
         if environment["FAULT"]:
             install(environment["FAULT"])
@@ -122,12 +124,13 @@ def _rank(environment: dict[str, str], arguments: list[str], log: str) -> None:
 
         train.main()
     except SystemExit as end:
-        sys.stdout.flush()
-        os._exit(end.code or 0)
+        code = end.code or 0
     except BaseException:  # what the interpreter would do with it
         traceback.print_exc()
-        sys.stderr.flush()
-        os._exit(1)
+        code = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def kill_at_random(run_dir: Path, flags: tuple, whole: Path, kills: int, *, ranks: int = 2, seed: int = 0) -> dict:
@@ -143,14 +146,14 @@ def kill_at_random(run_dir: Path, flags: tuple, whole: Path, kills: int, *, rank
     length = time.monotonic() - began
     seen = {"kills": 0, "all ranks": 0, "in a save": 0, "resumed": 0, "runs compared": 0, "seconds of a run": length}
     while seen["kills"] < kills or last_saved(run_dir) < last_saved(whole):
-        before = last_saved(run_dir)
+        before, began, killed = last_saved(run_dir), time.monotonic(), False
         run = Run(run_dir, *flags, ranks=ranks)
         if seen["kills"] < kills:
             victims = rng.choice([slice(0, 1), slice(ranks - 1, ranks), slice(None)])
             until = time.monotonic() + rng.uniform(0.0, length)
             while time.monotonic() < until and any(rank.is_alive() for rank in run.ranks):
                 time.sleep(0.01)
-            if any(rank.is_alive() for rank in run.ranks):
+            if killed := any(rank.is_alive() for rank in run.ranks):
                 seen["kills"] += 1
                 seen["all ranks"] += victims == slice(None)
                 seen["in a save"] += any(run_dir.glob("checkpoints/*.writing"))
@@ -164,19 +167,21 @@ def kill_at_random(run_dir: Path, flags: tuple, whole: Path, kills: int, *, rank
         if codes == [0] * ranks:
             assert not differences(whole, run_dir)
             seen["runs compared"] += 1
+            if not before and not killed:
+                length = time.monotonic() - began  # a machine is not as busy at all times
             if seen["kills"] < kills:
                 shutil.rmtree(run_dir)
+    assert not differences(whole, run_dir)
     return seen
 
 
-def torchrun(*options: object, script: Path, flags: tuple, log: Path, **environment: str) -> subprocess.Popen:
-    """`torchrun OPTIONS script SMALL flags`, words to `log`."""
-    command = [sys.executable, "-m", "torch.distributed.run", *map(str, options), str(script), *SMALL, *map(str, flags)]
-    quiet = {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    with open(log, "a") as words:
-        return subprocess.Popen(
-            command, cwd=ROOT, env=os.environ | quiet | environment, stdout=words, stderr=words, start_new_session=True
-        )
+def node(number: int, run_dir: Path, *flags: object, port: int) -> subprocess.Popen:
+    """One torchrun agent of scripts/two_nodes.sh with a rank of its own; its words go to RUN_DIR.nodeNUMBER.log."""
+    environment = {"NODE": str(number), "PORT": str(port), "PYTHON": sys.executable, "HF_HUB_OFFLINE": "1"}
+    environment |= {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    command = [ROOT / "scripts" / "two_nodes.sh", *SMALL, "--run-dir", run_dir, *map(str, flags)]
+    with open(f"{run_dir}.node{number}.log", "a") as words:
+        return subprocess.Popen(command, env=os.environ | environment, stdout=words, stderr=words)
 
 
 def descendants(pid: int) -> list[int]:

@@ -150,10 +150,12 @@ def loss_nan(fault: Fault) -> None:
 
 
 def judge_hangs(fault: Fault) -> None:
-    """math-verify that says nothing. Lasting."""
+    """math-verify that says nothing, and a model that always answers 1/3. Lasting."""
     import math_judge
+    import train
     import verifiers
 
+    train.verify = lambda text, question, **how: verifiers.verify("\\boxed{1/3}", question, **how)
     math_judge.__file__ = str(HERE / "stuck_judge.py")
     verifiers.JUDGE.deadline = 0.2
 
