@@ -117,11 +117,11 @@ def prepare(config: Config, local_ranks: int) -> Inputs:
         except KeyError as error:
             raise ValueError(f"--keep-best {config.keep_best}: {error.args[0]}") from error
     run_folder.prepare(config)
-    folder, data = "", ()
+    data, folder = (), ""
 
     def read() -> tuple[str, list[str]]:
-        nonlocal folder, data
-        folder, data = resolve_model(config), load_data(config)
+        nonlocal data, folder
+        data, folder = load_data(config), resolve_model(config)
         return fingerprint(folder), [questions_fingerprint(questions) for questions in data[:2]]
 
     seen = together(read)
@@ -544,14 +544,16 @@ def toy_world(config: Config) -> str:
     source = pathlib.Path(inspect.getfile(write_world)).read_bytes()  # another generator, another world
     name = f"crpo_toy_world_{config.toy_bias:g}_{hashlib.sha256(source).hexdigest()[:12]}"
     folder = os.path.join(tempfile.gettempdir(), name)
-    if is_main() and not os.path.isdir(folder):
+
+    def make() -> None:
         scratch = f"{folder}.{os.getpid()}"
         write_world(scratch, bias=config.toy_bias)
         try:
             os.rename(scratch, folder)
         except OSError:  # another run was faster; its world is the same
             shutil.rmtree(scratch)
-    dist.barrier()
+
+    together(lambda: is_main() and not os.path.isdir(folder) and make())
     return folder
 
 
