@@ -181,7 +181,7 @@ def rounds(config: Config, inputs: Inputs, device: torch.device, phases: Phases,
         reference = load_policy(folder, temperature=config.temperature).requires_grad_(False)
         parallel.shard(reference, reference.layers(), reference.frozen_modules(), device, dtype, **mesh)
     trainable = [parameter for parameter in policy.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(
+    optimizer = parallel.ShardAdamW(
         trainable, lr=config.lr, betas=(0.9, 0.999), weight_decay=config.weight_decay, fused=True
     )
 

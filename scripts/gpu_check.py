@@ -536,7 +536,7 @@ def check_fsdp(options: Options, report: Report) -> None:
         weights = torch.linspace(-1.0, 1.3, len(logps), device=device)  # both signs, no two alike
         parallel.undo_fsdp_mean((weights * logps).sum()).backward()
         trained = [p for p in policy.parameters() if p.requires_grad]
-        optimizer = torch.optim.AdamW(trained, lr=1e-4, fused=True)
+        optimizer = parallel.ShardAdamW(trained, lr=1e-4, fused=True)
         grads = {
             name: getattr(p.grad, "full_tensor", lambda p=p: p.grad)().float()
             for name, p in policy.named_parameters()
