@@ -11,8 +11,9 @@ from dataclasses import dataclass, fields
 from torch import nn
 
 PEAK_TFLOPS = {
-    "A100": 312, "A800": 312, "H100": 989, "H100 PCIe": 756, "H800": 989, "H200": 989, "H20": 148, "GH200": 989,
-    "B200": 2250, "L20": 119.5, "L40": 181, "L40S": 362, "A10": 125, "4090": 165,
+    "A100": 312, "A800": 312, "H100": 989, "H100 PCIe": 756, "H100 NVL": 835, "H800": 989, "H200": 989,
+    "H200 NVL": 835, "H20": 148, "GH200": 989, "B200": 2250, "L20": 119.5, "L40": 181, "L40S": 362,
+    "A10": 125, "4090": 165,
 }  # fmt: skip
 """Dense bfloat16 with float32 sums, by the words in the device's name: NVIDIA's data sheets, without sparsity."""
 

@@ -140,6 +140,8 @@ class Policy(nn.Module):
         hf.model.language_model.set_attn_implementation(SHARED_PREFIX)
         last = self.layers()[-1]
         last.forward = functools.partial(_last_layer, last)
+        # With a DeepStack tap for every layer the library adds to rows behind the last one too: none may be missing.
+        self.can_leave_out_rows = len(hf.model.visual.deepstack_merger_list) < len(self.layers())
         self.banned_ids = tuple(banned_ids)
         self.temperature = temperature
 
@@ -183,16 +185,16 @@ class Policy(nn.Module):
                 visual_pos_masks=vision_T[None],
                 deepstack_visual_embeds=[merger(tap) for merger, tap in zip(mergers, taps, strict=True)],
             )
-        hidden_RD = model.language_model(
+        hidden = model.language_model(
             inputs_embeds=embeds_TD[None],
             position_ids=row.positions[:, None],
             use_cache=False,
             shared_prefix=layout(row),
-            logit_rows=row.logit_rows,
+            logit_rows=row.logit_rows if self.can_leave_out_rows else None,
             **deepstack,
         ).last_hidden_state[0]
         logps_C, entropies_C = completion_logps(
-            hidden_RD,
+            hidden if self.can_leave_out_rows else hidden[row.logit_rows],
             self.hf.lm_head.weight,
             row.target_rows,
             row.targets,

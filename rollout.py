@@ -101,7 +101,7 @@ class Engine(Protocol):
         """Take back "weights" (before a sync) or "kv_cache" (before generating)."""
 
 
-ENGINE_RANKS = {"H100": 8, "H100 PCIe": 1, "H800": 8, "H200": 8, "GH200": 1}
+ENGINE_RANKS = {"H100": 8, "H800": 8, "H200": 8}
 """Ranks that share an engine, by GPU (flops.PEAK_TFLOPS); 1 where none is named. With some 32 sequences a GPU decoding
 waits for the weights: where arithmetic is plentiful and NVLink joins the node, eight GPUs that read an eighth each are
 faster; an H20 has little arithmetic for its bandwidth and gains nothing. From a model of bandwidths, not a sweep."""

@@ -17,7 +17,7 @@ from __future__ import annotations
 import json
 import math
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -196,8 +196,10 @@ def phases(args: PlanArgs, shape: Shape, counts: Counts, *, checkpointing: bool)
         return {"phase": phase, "flops": flops, "naive_flops": naive_flops, "seconds": seconds or flops / rate}
 
     prompt = group_work(args.prompt_tokens, [], grids_of(args.vision_tokens, args.frames))
+    # An engine, unlike the trainer, takes every row through the whole last layer.
+    prompt, sampled = (replace(work, last_rows=work.rows) for work in (prompt, packed))
     prefill = groups * (cost.layers(prompt) + cost.tower(prompt))
-    decode = groups * (cost.layers(packed) - cost.layers(prompt) + cost.head_row * packed.head_rows)
+    decode = groups * (cost.layers(sampled) - cost.layers(prompt) + cost.head_row * sampled.head_rows)
     rows = [row("generate: prompts", prefill, prefill)]  # any engine shares a prompt among the n of a request
     rows.append(row("generate: decode", decode, decode, decode_seconds(args, shape, counts)))
     tower = groups * cost.tower(packed)  # once for a clip and round; a naive pass runs its own

@@ -149,6 +149,10 @@ def test_plan_of_the_papers_run(tmp_path, capsys):
     [old] = [row for row in saving["phases"] if row["phase"] == "old log-probs"]
     unread = 2 * 3 * 4096 * 12288 * 1399  # the last layer's MLP on the prompt, but for its last row
     assert old["flops"] / 256 == pytest.approx(58.5e12 + 0.33e12 - unread, rel=0.005)
+    # The engine's 36 layers take all 1,400 rows: 6.946 B a row, 4 x 4,096 a pair and layer; then 3.5 TF of the tower.
+    [prefill] = [row for row in saving["phases"] if row["phase"] == "generate: prompts"]
+    layers = 1400 * 2 * 36 * (41_943_040 + 150_994_944) + 4 * 4096 * 36 * 1400 * 1401 // 2
+    assert prefill["flops"] / 256 == pytest.approx(layers + 3.5e12, rel=0.004)
     assert "fits" in capsys.readouterr().out
 
 

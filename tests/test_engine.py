@@ -100,7 +100,8 @@ def test_the_transformers_engine_answers_the_same(facts):
     "gpu, ranks_per_node, expected",
     [
         ("NVIDIA H20", 8, 1), ("NVIDIA H100 80GB HBM3", 8, 8), ("NVIDIA H100 PCIe", 8, 1), ("NVIDIA H200", 4, 4),
-        ("NVIDIA H200", 6, 2), ("NVIDIA H200", 1, 1), ("Tesla T4", 8, 1), ("", 8, 1),
+        ("NVIDIA H200", 6, 2), ("NVIDIA H200", 1, 1), ("NVIDIA H200 NVL", 8, 1), ("NVIDIA GH200 480GB", 8, 1),
+        ("Tesla T4", 8, 1), ("", 8, 1),
     ],
 )  # fmt: skip
 def test_ranks_of_an_engine_go_by_the_gpu_and_divide_the_node(gpu, ranks_per_node, expected):

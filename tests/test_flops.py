@@ -58,6 +58,7 @@ def test_qwen3_vl_8b_has_the_published_matrices_and_the_known_cost_of_a_group():
     [
         ("NVIDIA H100 80GB HBM3", 989), ("NVIDIA H100 PCIe", 756), ("NVIDIA H20", 148), ("NVIDIA H200", 989),
         ("NVIDIA A100-SXM4-80GB", 312), ("NVIDIA GeForce RTX 4090", 165), ("Tesla T4", None),
+        ("NVIDIA H100 NVL", 835), ("NVIDIA H200 NVL", 835),
     ],
 )  # fmt: skip
 def test_a_device_name_finds_its_peak_or_none(name, tflops):

@@ -12,6 +12,7 @@ import logprobs
 import model as model_module
 from model import (
     BANNED_TOKENS,
+    Policy,
     load_policy,
     load_processor,
     pack_groups,
@@ -125,6 +126,24 @@ def test_packed_equals_one_row_per_rollout(policy, processor, name, record_prope
     record_property("max_grad_diff", difference)
     assert gap <= LOGP_TOLERANCE
     assert difference <= GRAD_TOLERANCE
+
+
+def test_a_deepstack_tap_behind_the_last_layer(tiny_folder, processor):
+    """Two layers, two taps: the second adds to prompt rows that nobody reads, and its merger learns nothing."""
+    hf = Qwen3VLForConditionalGeneration.from_pretrained(tiny_folder, dtype=torch.float32)
+    hf.model.language_model.layers = hf.model.language_model.layers[:2]
+    assert len(hf.model.visual.deepstack_merger_list) == 2
+    policy = Policy(hf, (), 1.0)
+    for module in policy.frozen_modules():
+        module.requires_grad_(False)
+    members = cases(processor, policy, "two clips in one row")
+    packed, plain = packed_forward(policy, members)[0], plain_forward(policy, processor, members)
+    assert (packed - plain).abs().max() <= LOGP_TOLERANCE
+    got, expected = (gradients(policy, (weights(len(v)) * v).sum()) for v in (packed, plain))
+    unread = {n for n in expected if "deepstack_merger_list.1" in n}
+    assert unread and not any(g[n].any() for g in (got, expected) for n in unread)
+    got, expected = ({n: v for n, v in g.items() if v.any()} for g in (got, expected))
+    assert relative_difference(got, expected) <= GRAD_TOLERANCE
 
 
 def test_with_plain_causal_attention_completions_leak(policy, processor, monkeypatch):
