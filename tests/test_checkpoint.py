@@ -1,4 +1,4 @@
-"""pytest tests/test_checkpoint.py -- what a checkpoint holds, which are kept, which is taken, and what is refused."""
+"""pytest tests/test_checkpoint.py -- what a checkpoint holds, which are kept, which is taken, what is refused; the optimizer."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import errno
 import fcntl
+import gc
 import json
 import os
 import random
@@ -19,8 +20,13 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
+from torch.distributed.tensor._dtensor_spec import DTensorSpec
 
 import checkpoint
+import parallel
 import run_folder
 from config import Config, parse
 
@@ -294,3 +300,26 @@ def test_a_used_folder_is_refused_by_never_and_by_other_settings(tmp_path):
     save(tmp_path, 5, steps=0)  # without metrics it is a run, too: its later rounds would outlive the new one's
     with pytest.raises(ValueError, match="holds a run"):
         run_folder.prepare(dataclasses.replace(config, resume="never"))
+
+
+def test_steps_over_shards_are_adamws_and_leave_nothing_behind():
+    def made() -> torch.nn.Module:
+        torch.manual_seed(0)
+        return torch.nn.Sequential(*(torch.nn.Linear(8, 8) for _ in range(4)))
+
+    plain, sharded = made(), fully_shard(made(), mesh=init_device_mesh("cpu", (1,)))
+    how = dict(lr=1e-2, weight_decay=0.1, fused=True)
+    optimizers = torch.optim.AdamW(plain.parameters(), **how), parallel.ShardAdamW(sharded.parameters(), **how)
+    kept = []
+    for number in range(30):
+        for model, optimizer in zip((plain, sharded), optimizers, strict=True):
+            optimizer.param_groups[0]["lr"] = 1e-2 / (1 + number)
+            model(torch.linspace(-1, number, 16).view(2, 8)).square().sum().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        gc.collect()
+        kept.append(sum(isinstance(thing, DTensorSpec) for thing in gc.get_objects()))
+    assert kept[-1] == kept[9]  # 8 more a step with torch's own
+    for expected, parameter in zip(plain.parameters(), sharded.parameters(), strict=True):
+        assert torch.equal(parameter.full_tensor(), expected)
+        assert isinstance(optimizers[1].state[parameter]["exp_avg"], DTensor)
