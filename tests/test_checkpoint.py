@@ -1,4 +1,4 @@
-"""pytest tests/test_checkpoint.py -- what a checkpoint holds, which are kept, which is taken, what is refused; the optimizer."""
+"""pytest tests/test_checkpoint.py -- what a checkpoint holds, which are kept and taken, what is refused; AdamW."""
 
 from __future__ import annotations
 
