@@ -172,7 +172,8 @@ def test_sigterm(at, text, whole, tmp_path, note):
     assert run.wait() == [Exit.STOPPED] * 2, run.said()[-3000:]
     assert last_saved(tmp_path / "run") == (1 if at == "generate" else 2), "saved because it was asked to stop"
     goes_on(tmp_path / "run", text, 2, whole)
-    note(f"SIGTERM to one rank in `{at}`", f"both saved and left with {int(Exit.STOPPED)}; resumed", "nothing")
+    lost = "the round's samples: it is drawn again" if at == "generate" else "nothing"
+    note(f"SIGTERM to one rank in `{at}`", f"both saved and left with {int(Exit.STOPPED)}; resumed", lost)
 
 
 @every
@@ -324,9 +325,13 @@ def test_an_engine_that_keeps_its_weights_is_found_by_the_gap(text, tmp_path, no
 @every
 def test_a_vllm_engine_whose_cache_reset_is_skipped(text, tmp_path, note):
     """Weights are new, cached keys and values are of the old ones: checksums agree, and the gap tells. Every round asks
-    all eight questions, so that their prompts are found in the cache; with the reset the same run does not alarm."""
-    flags = (*text[:-1], 8, "--engine", "vllm", "--engine-cpu-cache-mb", 64, "--lr", 3e-3, "--gap-limit", 1e-3,
-             "--questions", 8)  # fmt: skip
+    all eight questions, longer than the cache's blocks of 32 tokens, so that their prompts are found in it; with the
+    reset the same run does not alarm."""
+    rows = [json.loads(line) for line in (Path(text[3]) / "text.jsonl").read_text().splitlines()]
+    longer = [row | {"problem": row["problem"] + " Look at it again, and think." * 12} for row in rows]
+    (tmp_path / "longer.jsonl").write_text("".join(json.dumps(row) + "\n" for row in longer))
+    flags = ("--train-file", tmp_path / "longer.jsonl", *text[2:-1], 8, "--engine", "vllm", "--questions", 8,
+             "--engine-cpu-cache-mb", 64, "--lr", 3e-3, "--gap-limit", 1e-3)  # fmt: skip
     run = Run(tmp_path / "sound", *flags)
     assert run.wait() == [0], run.said()[-3000:]
     run = Run(tmp_path / "run", *flags, fault={"kind": "caches_stay"})
