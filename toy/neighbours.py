@@ -34,6 +34,7 @@ from data.tracks import Scene, Track
 from data.video import frame_indices
 from episode import Question
 from metrics import read_metrics
+from model import load_processor
 from tasks import TASKS, canonical
 from toy import world
 from toy.model import CHECKPOINT, save
