@@ -160,8 +160,6 @@ class Config:
     """Who tells which events a caption recalls: MODEL@URL of an OpenAI-compatible endpoint; empty = its words do."""
     std_scope: Literal["branch", "joint", "batch"] = "joint"
     """What shares one standard deviation: each group, a CRPO question's two branches (Sec. 3), or the whole round."""
-    advantage_eps: float = 1e-4
-    """Added to the standard deviation."""
 
     # -- update ------------------------------------------------------------------------------------------------------
     lr: float = 1e-6
@@ -294,10 +292,6 @@ def check(config: Config, ranks: int, ranks_per_node: int) -> None:
         (
             config.shuffled_share * config.rollouts >= 1,
             f"--shuffled-share {config.shuffled_share} of --rollouts {config.rollouts} must be at least one rollout",
-        ),
-        (
-            config.advantage_eps > 0,
-            f"--advantage-eps must be positive, constant groups divide by it; got {config.advantage_eps}",
         ),
         (config.max_grad_norm > 0, f"--max-grad-norm must be positive (inf = no clipping); got {config.max_grad_norm}"),
         (config.seed >= 0, f"--seed must not be negative; got {config.seed}"),

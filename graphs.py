@@ -126,7 +126,10 @@ def graph_score(predicted: Sequence[Moment] | None, gold: Sequence[Moment], *, r
     """R_graph in [0, 1]: (R_n + R_e) / 2 of a moment, R_n alone below two objects, averaged over the gold moments.
 
     A missing moment counts 0, so does a graph that could not be read (None); moments beyond the last are not looked at.
+    Without a gold moment (an answer held against another by ArrowRL), 1 where none is predicted either, else 0.
     """
+    if not gold:
+        return float(not predicted)
     scores = []
     for at, moment in enumerate(gold):
         if predicted is None or at >= len(predicted):

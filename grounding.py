@@ -75,8 +75,9 @@ def box_iou(predicted: Box, gold: Box) -> float:
 
 
 def mean_overlap(predicted: Sequence[Box], gold: Sequence[Box]) -> float:
-    """Mean IoU of boxes frame by frame: VideoChat-R1's reward of tracking, and GOT-10k's average overlap.
+    """Mean IoU of boxes frame by frame, 1 without any: VideoChat-R1's reward of tracking, GOT-10k's average overlap.
 
     Raises ValueError where the numbers of boxes differ.
     """
-    return sum(box_iou(a, b) for a, b in zip(predicted, gold, strict=True)) / len(gold)
+    each = [box_iou(a, b) for a, b in zip(predicted, gold, strict=True)]
+    return sum(each) / len(each) if each else 1.0

@@ -293,7 +293,7 @@ METHODS: dict[str, Method] = {
 
 
 def advantages(
-    questions: Sequence[Sequence[torch.Tensor | None]], *, joint: bool, scope: str, eps: float
+    questions: Sequence[Sequence[torch.Tensor | None]], *, joint: bool, scope: str, eps: float = 1e-4
 ) -> list[list[torch.Tensor | None]]:
     """Rewards (G,) of every branch of every question of the round -> advantages in the same places, None for None.
 
@@ -317,9 +317,7 @@ def advantages(
     return result
 
 
-def paid_advantages(
-    questions: Sequence[Sequence[Paid]], *, joint: bool, scope: str, eps: float
-) -> list[list[torch.Tensor | None]]:
+def paid_advantages(questions: Sequence[Sequence[Paid]], *, joint: bool, scope: str) -> list[list[torch.Tensor | None]]:
     """`advantages` over the rollouts that could be paid; 0 for the others."""
 
     def kept(paid: Paid) -> torch.Tensor | slice:
@@ -333,5 +331,5 @@ def paid_advantages(
         return advantages_G
 
     rewards = [[None if b.rewards is None else b.rewards[kept(b)] for b in branches] for branches in questions]
-    found = advantages(rewards, joint=joint, scope=scope, eps=eps)
+    found = advantages(rewards, joint=joint, scope=scope)
     return [[whole(*both) for both in zip(*pair, strict=True)] for pair in zip(questions, found, strict=True)]

@@ -24,10 +24,9 @@ class Scorer:
     settings: MethodSettings
     verify: Callable[[str, Question], Facts]
     std_scope: str
-    eps: float
 
     def advantages(self, paid: Sequence[Sequence[Paid]]) -> list[list[torch.Tensor | None]]:
-        return paid_advantages(paid, joint=self.method.joint, scope=self.std_scope, eps=self.eps)
+        return paid_advantages(paid, joint=self.method.joint, scope=self.std_scope)
 
 
 def score(scorer: Scorer, plan: list[Planned], groups: dict[int, Group], owned: range, numbers: Accumulator) -> None:

@@ -203,7 +203,6 @@ def rounds(config: Config, inputs: Inputs, device: torch.device, phases: Phases,
             caption_judge=judge_of(config.caption_judge),
         ),
         config.std_scope,
-        config.advantage_eps,
     )
     reader = Reader(processor, config, live.clips)
     cursor = QuestionCursor(train_questions, config.seed)

@@ -124,7 +124,7 @@ def remarks(name: str, items: Sequence[Item]) -> list[str]:
     pairs that measure nothing, captions that no judge reads. Empty for the whole of any other benchmark.
     """
     size, found = LAYOUTS[name].size, []
-    if len(items) != size:
+    if size is not None and len(items) != size:
         found.append(f"{len(items)} questions; the whole benchmark has {size}")
     if name == "tempcompass_captioning":
         found.append("no judge: read by words only")

@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 from eval.answer import Answered
 from eval.benchmarks import Item
 from eval.scoring import GROUNDED
-from tasks import read_clips, user_turn
+from tags import read_clips
+from tasks import user_turn
 
 Ask = Callable[[dict[int, Item]], dict[int, Answered[Item]]]
 """Place -> item, to place -> what was said to it."""
@@ -33,7 +34,8 @@ def grounding(item: Item) -> Item:
     """The first question. ValueError for one without options: grounded QA has letters."""
     if not item.question.options:
         raise ValueError(f"--clue-driven asks for the letter of an option; question {item.id!r} has none")
-    return replace(item, prompt=user_turn(replace(item.question, problem_type="grounded qa")))
+    question = replace(item.question, problem_type="grounded qa")  # the paper's system prompt would ask for a box
+    return replace(item, question=question, prompt=user_turn(question))
 
 
 def around(item: Item, clue: Sequence[Sequence[float]], margin: float) -> Item:

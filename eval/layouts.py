@@ -462,12 +462,12 @@ class Layout:
 
     files: Callable[[Path], Iterator[tuple[Path, _Row | RawRow]]]
     item: Callable[[_Row, Path | None], Item]
-    size: int
-    """Questions of the whole benchmark."""
+    size: int | None
+    """Questions of the whole benchmark; None where no source at hand says."""
 
 
-def _grounded_of(name: str, size: int) -> Layout:
-    return Layout(lambda path: _grounded_files(name, path), lambda row, root: _grounded(name, row, root), size)
+def _grounded_of(name: str) -> Layout:
+    return Layout(lambda path: _grounded_files(name, path), lambda row, root: _grounded(name, row, root), None)
 
 
 def _tempcompass_of(name: str, size: int) -> Layout:
@@ -483,10 +483,10 @@ LAYOUTS = {
     "tempcompass_captioning": _tempcompass_of("tempcompass_captioning", 2004),
     "videomme": Layout(lambda path: _plain(path, "*.parquet", "*.json", "*.jsonl"), _videomme, 2700),
     "mvbench": Layout(_mvbench_files, _mvbench, 4000),
-    "charades_sta": _grounded_of("charades_sta", 3720),
-    "activitynet": _grounded_of("activitynet", 17031),
-    "nextgqa": _grounded_of("nextgqa", 5553),
-    "got10k": _grounded_of("got10k", 180),
+    "charades_sta": _grounded_of("charades_sta"),
+    "activitynet": _grounded_of("activitynet"),
+    "nextgqa": _grounded_of("nextgqa"),
+    "got10k": _grounded_of("got10k"),
 }
 
 

@@ -182,9 +182,11 @@ def _numbers(
     return {"metrics": numbers(found), "groups": groups}
 
 
-def part_of(name: str, rows: Sequence[Any], size: int) -> str:
+def part_of(name: str, rows: Sequence[Any], size: int | None) -> str:
     """Why the rows are not the whole of a benchmark of `size` rows: too few or too many, or incomplete units; "" where
-    they are."""
+    they are. None: nobody can tell."""
+    if size is None:
+        return "how many questions the whole benchmark has is not known here"
     if len(rows) != size:
         return f"{len(rows)} questions; the whole benchmark has {size}"
     wanted = UNIT_SIZE.get(name, 1)

@@ -11,7 +11,9 @@ import torch
 
 from data import masked
 from data.dataset import load_questions
-from data.masked import MakeArgs, puzzles, thumbnail, without_duplicates
+from data.looks import looks as looks_of
+from data.looks import thumbnail, tower, without_duplicates
+from data.puzzles import MakeArgs, puzzles
 from data.video import frames_every, read_frames, sample_clip
 from episode import View
 from tasks import counterfactual_golds
@@ -205,8 +207,8 @@ def test_frames_at_a_fixed_rate(videos):
 
 @pytest.mark.slow
 def test_looks_of_a_vision_tower(videos, tiny_folder):
-    look = masked.tower(tiny_folder)
-    vectors = masked.looks(videos / "short.mp4", range(4), look)
+    look = tower(tiny_folder)
+    vectors = looks_of(videos / "short.mp4", range(4), look)
     assert vectors.norm(dim=1) == pytest.approx(torch.ones(4)) and len(without_duplicates(vectors, 0.9999)) == 4
 
 

@@ -20,7 +20,8 @@ from methods import METHODS, MethodSettings, Outcome, likeness
 from metrics import Accumulator
 from plan import Planner
 from score import Scorer, score
-from tasks import TASKS, canonical, counterfactual_golds, tagged, user_turn
+from tags import tagged
+from tasks import TASKS, canonical, counterfactual_golds, user_turn
 from transforms import COUNTERFACTUALS, FRAME_SHUFFLE, HORIZONTAL_FLIP, TEMPORAL_REVERSE, mapped_gold, visit_rng
 from verifiers import verify
 
@@ -426,13 +427,21 @@ def test_every_method_pays_every_type(kind, method):
     """Also where the reversed clip's answer is empty, partial, or says that nothing happens."""
     asked, worth = question(kind, task_type="Static"), TASKS[kind].worth(question(kind).gold)
     first = outcome(asked, [PERFECT[kind], said("x"), said("", "[]"), ""])
-    for text in (PERFECT[kind], said("B"), said("nothing at all"), ""):
+    for text in (PERFECT[kind], said("B"), said("nothing at all"), said("B", thought="<graph>[]</graph>"), ""):
         second = outcome(asked, [text] * (1 if method == "arrow_rl" else 4))
         for branches in ([first], [first, second])[: 1 if method == "grpo" else 2]:
             paid = METHODS[method].pay(asked, branches, MethodSettings())
             best, *rest = paid[0].rewards.tolist()
             assert best >= worth + 1 and max(rest) < best
             assert paid[0].terms["correct"][0] == 1 and paid[0].terms[f"{kind.replace(' ', '_')}/{TERM[kind]}"][0] == 1
+
+
+def test_a_track_of_the_given_box_alone_is_compared_too():
+    """ArrowRL holds rollouts against the reversed clip's answer, whatever that is."""
+    asked = question("tracking", {"boxes": BOXES, "given": 1})
+    first, second = outcome(asked, [said(BOXES), said(BOXES[:1])]), outcome(asked, [said(BOXES[:1])])
+    (paid, _) = METHODS["arrow_rl"].pay(asked, [first, second], MethodSettings())
+    assert paid.rewards.tolist() == pytest.approx([1 + 1 + 0.25, 0])  # one box is not well-formed, and says the same
 
 
 TERM = dict.fromkeys(TASKS, "answer") | dict.fromkeys(("temporal grounding", "tracking"), "iou")
@@ -453,7 +462,7 @@ def test_a_round_of_several_types_is_scored_as_each_alone():
             right = PERFECT.get(item.question.id, "<think>.</think>\\boxed{A}")
             rollouts = [Rollout((i, k), torch.zeros(2), text, "stop") for k, text in enumerate((right, "junk"))]
             groups[i] = Group(item.question, item.branch, Prompt("?", None), (1,), rollouts, item.trained)
-        score(Scorer(METHODS["crpo"], MethodSettings(), verify, "joint", 1e-4), plan, groups, range(len(plan)), numbers)
+        score(Scorer(METHODS["crpo"], MethodSettings(), verify, "joint"), plan, groups, range(len(plan)), numbers)
         return {(group.question.id, group.branch): group for group in groups.values()}, numbers.reduce()
 
     together, metrics = round_of(asked)
@@ -498,6 +507,7 @@ def test_rows_of_every_type_load_as_objects_and_as_text(tmp_path):
         ("temporal grounding", {"intervals": [], "duration": 10}, "intervals must be a list"),
         ("temporal grounding", {"intervals": [[1, float("nan")]], "duration": 10}, "intervals must be a list"),
         ("temporal grounding", {"intervals": [[1, 2]]}, "duration must be a number"),
+        ("temporal grounding", {"intervals": [[1, 2]], "duration": 10**400}, "duration must be a number"),
         ("temporal grounding", "12 to 13", "is not valid JSON"),
         ("temporal grounding", [1, 2], "must be an object"),
         ("tracking", {"boxes": [[0, 0, 1, 1.01]] * 8}, "a box must hold 0 <= x0 < x1 <= 1"),
