@@ -112,7 +112,7 @@ class Config:
     engine: Literal["vllm", "hf"] = "vllm"
     """hf = plain transformers generation, for machines that vLLM does not support."""
     tensor_parallel: int = 1
-    """Ranks that share one engine (paper: 8); must divide the ranks of a node."""
+    """Ranks that share one engine (paper: 8); must divide the ranks of a node. 0 = by the GPU: rollout.ENGINE_RANKS."""
     engine_memory: float = 0.45
     """Fraction of GPU memory the engine may hold while awake; Table 7."""
     engine_cpu_cache_mb: int = 256

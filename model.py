@@ -6,6 +6,7 @@ sees whole parameters.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 from collections.abc import Sequence
@@ -137,6 +138,8 @@ class Policy(nn.Module):
         super().__init__()
         self.hf = hf
         hf.model.language_model.set_attn_implementation(SHARED_PREFIX)
+        last = self.layers()[-1]
+        last.forward = functools.partial(_last_layer, last)
         self.banned_ids = tuple(banned_ids)
         self.temperature = temperature
 
@@ -180,15 +183,16 @@ class Policy(nn.Module):
                 visual_pos_masks=vision_T[None],
                 deepstack_visual_embeds=[merger(tap) for merger, tap in zip(mergers, taps, strict=True)],
             )
-        hidden_TD = model.language_model(
+        hidden_RD = model.language_model(
             inputs_embeds=embeds_TD[None],
             position_ids=row.positions[:, None],
             use_cache=False,
             shared_prefix=layout(row),
+            logit_rows=row.logit_rows,
             **deepstack,
         ).last_hidden_state[0]
         logps_C, entropies_C = completion_logps(
-            hidden_TD[row.logit_rows],
+            hidden_RD,
             self.hf.lm_head.weight,
             row.target_rows,
             row.targets,
@@ -215,6 +219,18 @@ class Policy(nn.Module):
                     del merger.forward
             clips.states, clips.patches = torch.stack([out.pooler_output, *out.deepstack_features]), None
         return clips.states
+
+
+def _last_layer(
+    layer: nn.Module, hidden_1TD: torch.Tensor, *, logit_rows: torch.Tensor | None = None, **kwargs
+) -> torch.Tensor:
+    """The decoder layer behind which only `logit_rows` are read: the others give their keys and values, and are left
+    out of its second half, (1, T, D) -> (1, R, D). Without that argument the library's own layer."""
+    if logit_rows is None:
+        return type(layer).forward(layer, hidden_1TD, **kwargs)
+    attended_1TD, _ = layer.self_attn(hidden_states=layer.input_layernorm(hidden_1TD), **kwargs)
+    hidden_1RD = (hidden_1TD + attended_1TD)[:, logit_rows]
+    return hidden_1RD + layer.mlp(layer.post_attention_layernorm(hidden_1RD))
 
 
 def pack_groups(groups: Sequence[Group], encoded: Sequence[EncodedPrompt], device: torch.device) -> PackedInputs:

@@ -20,6 +20,7 @@ import contextlib
 import functools
 import glob
 import logging
+import math
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -36,6 +37,7 @@ import rng
 from config import CELL
 from data.prompts import IMAGE_OPTIONS, frames_thwc, processor_inputs, video_metadata
 from episode import Prompt, Rollout, View
+from flops import gpu_kind
 from logprobs import BAN_BIAS
 from model import load_processor
 
@@ -97,6 +99,17 @@ class Engine(Protocol):
 
     def wake(self, what: str) -> None:
         """Take back "weights" (before a sync) or "kv_cache" (before generating)."""
+
+
+ENGINE_RANKS = {"H100": 8, "H100 PCIe": 1, "H800": 8, "H200": 8, "GH200": 1}
+"""Ranks that share an engine, by GPU (flops.PEAK_TFLOPS); 1 where none is named. With some 32 sequences a GPU decoding
+waits for the weights: where arithmetic is plentiful and NVLink joins the node, eight GPUs that read an eighth each are
+faster; an H20 has little arithmetic for its bandwidth and gains nothing. From a model of bandwidths, not a sweep."""
+
+
+def engine_ranks(device_name: str, ranks_per_node: int) -> int:
+    """ENGINE_RANKS of the GPU of that name, or what divides both them and the ranks of a node; 1 on a CPU ("")."""
+    return math.gcd(ENGINE_RANKS.get(gpu_kind(device_name), 1), ranks_per_node)
 
 
 @dataclass(frozen=True)

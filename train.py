@@ -52,7 +52,7 @@ from parallel import gather_objects, is_main, print_main, together
 from phases import Phases
 from pictures import curves
 from plan import Planner, ahead, draw, owned_groups, transformed
-from rollout import Engine, EngineSettings, Request, Sampling, build_engine, checksum
+from rollout import Engine, EngineSettings, Request, Sampling, build_engine, checksum, engine_ranks
 from score import Scorer, score
 from transforms import HORIZONTAL_FLIP, TEMPORAL_REVERSE
 from verifiers import verify
@@ -70,6 +70,9 @@ def main() -> None:
     local_ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # read before the engine: vLLM overwrites it
     # The watchdog speaks first, with the phase's name.
     device = parallel.start(timeout_minutes=config.phase_timeout + 10 if config.phase_timeout else 24 * 60)
+    if config.tensor_parallel == 0:
+        gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
+        config = dataclasses.replace(config, tensor_parallel=engine_ranks(gpu, local_ranks))
     try:
         inputs = prepare(config, local_ranks)
     except (ValueError, OSError) as error:

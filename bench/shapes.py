@@ -148,6 +148,7 @@ def naive_work(
         rows=alone.rows * rollouts,
         unshared_rows=alone.rows * rollouts,
         pairs=alone.pairs * rollouts,
+        last_rows=alone.rows * rollouts,
         head_rows=sum(lengths),
         patches=alone.patches * copies,
         patch_pairs=alone.patch_pairs * copies,
@@ -159,6 +160,6 @@ def update_flops(shape: Shape, cost: Cost, work: Work, *, checkpointing: bool, h
     layers where they are checkpointed."""
     again = cost.head_row * work.head_rows * head_again
     if checkpointing:  # torch stops recomputing a layer before its last product, whose result nobody needs
-        last = 2 * shape.intermediate * shape.hidden * shape.layers * work.rows
+        last = 2 * shape.intermediate * shape.hidden * ((shape.layers - 1) * work.rows + work.last_rows)
         again += cost.layers(work) - last
     return cost.tower(work) + 3 * cost.trained(work) + again

@@ -147,7 +147,8 @@ def test_plan_of_the_papers_run(tmp_path, capsys):
         assert choice["seconds"] == pytest.approx(sum(row["seconds"] for row in choice["phases"]))
     # By hand, A9 of the plan: (6.946 B + attention) on 3,800 and 13,600 rows, a pass over a group, head on 2,400.
     [old] = [row for row in saving["phases"] if row["phase"] == "old log-probs"]
-    assert old["flops"] / 256 == pytest.approx(58.5e12 + 0.33e12, rel=0.005)
+    unread = 2 * 3 * 4096 * 12288 * 1399  # the last layer's MLP on the prompt, but for its last row
+    assert old["flops"] / 256 == pytest.approx(58.5e12 + 0.33e12 - unread, rel=0.005)
     assert "fits" in capsys.readouterr().out
 
 

@@ -13,6 +13,8 @@ import sys
 import pytest
 from conftest import ROOT
 
+from rollout import engine_ranks
+
 pytestmark = pytest.mark.slow
 FP32 = 1e-5  # trainer and engine add up in another order
 VISIBLE = 1e-2  # what a stale cache of perturbed weights costs at the least
@@ -92,3 +94,14 @@ def test_the_transformers_engine_answers_the_same(facts):
         and facts["hf_gap"] <= FP32
         and facts["hf_distinct"] == 8
     )
+
+
+@pytest.mark.parametrize(
+    "gpu, ranks_per_node, expected",
+    [
+        ("NVIDIA H20", 8, 1), ("NVIDIA H100 80GB HBM3", 8, 8), ("NVIDIA H100 PCIe", 8, 1), ("NVIDIA H200", 4, 4),
+        ("NVIDIA H200", 6, 2), ("NVIDIA H200", 1, 1), ("Tesla T4", 8, 1), ("", 8, 1),
+    ],
+)  # fmt: skip
+def test_ranks_of_an_engine_go_by_the_gpu_and_divide_the_node(gpu, ranks_per_node, expected):
+    assert engine_ranks(gpu, ranks_per_node) == expected

@@ -24,7 +24,7 @@ def test_the_matrix_products_of_a_pack_are_those_that_torch_counts(tiny_folder):
     counted = counter.get_flop_counts()["Global"]
     products = sum(flops for op, flops in counted.items() if "attention" not in str(op) and "bmm" not in str(op))
     cost, work = Cost.of(policy), pack.work
-    expected = cost.row * work.rows + cost.head_row * work.head_rows
+    expected = cost.row * work.rows + cost.last_row * work.last_rows + cost.head_row * work.head_rows
     expected += (cost.merged_patch + cost.patch) * work.patches
     assert products == pytest.approx(expected, rel=0.01)
     assert work.rows == len(pack.inputs.row.ids) and work.head_rows == len(pack.inputs.row.logit_rows)
@@ -46,7 +46,8 @@ def test_pairs_are_those_of_a_loop_over_queries_and_keys():
 
 def test_qwen3_vl_8b_has_the_published_matrices_and_the_known_cost_of_a_group():
     """36 layers of 41.9 M and 151 M, head 0.622 B: a group of 1,400 + 8 x 300 is 58.5 TFLOP, unshared 198.7."""
-    cost = Cost(2 * 36 * (41_943_040 + 150_994_944), 4 * 32 * 128 * 36, 2 * 151_936 * 4096, 0, 0, 0)
+    attention, mlp = 41_943_040, 150_994_944
+    cost = Cost(2 * (36 * attention + 35 * mlp), 2 * mlp, 4 * 32 * 128 * 36, 2 * 151_936 * 4096, 0, 0, 0)
     shared = cost.trained(group_work(1400, [300] * 8, []))
     unshared = 8 * cost.trained(group_work(1400, [300], []))
     assert shared / 1e12 == pytest.approx(58.5, rel=0.02) and unshared / 1e12 == pytest.approx(198.7, rel=0.02)
