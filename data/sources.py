@@ -3,9 +3,9 @@
     python -m data.sources tvbench --input TVBench/json --prefix TVBench/video --media-root data --output tvbench.jsonl
 
 The paper's seven corpora (`data/corpora.py`) and those of its neighbours (`data/neighbours.py`), as .json, .jsonl or
-.parquet. Every input row becomes an output row, or a line of
-OUTPUT.refused.txt with file, row, field and reason; the output passes `data.dataset.load_questions` as it is. Rows of
-several corpora may be put into one file: ids begin with the corpus' name, `path` with --prefix.
+.parquet. Every input row becomes an output row, or a line of OUTPUT.refused.txt with file, row, field and reason; the
+output passes `data.dataset.load_questions` as it is. Rows of several corpora may be put into one file: ids begin with
+the corpus' name, `path` with --prefix.
 
 Nothing in the files is executed or unpickled, and nothing is fetched without --download. Video-R1's own file needs no
 conversion to be trained on; this keeps the donor recipe's part of it. Exit code 0, or 2 with one line.

@@ -17,9 +17,10 @@ from data import frames, sources
 from data.dataset import load_questions
 from data.neighbours import NEIGHBOURS
 from data.video import ClipError, sample_clip
-from episode import Rollout, View
+from episode import Question, Rollout, View
 from eval import clues, predictions, score
 from eval.benchmarks import load, read_answer
+from eval.layouts import Item
 from eval.report_runs import read_runs
 from eval.report_tables import Bootstrap, all_tables, metrics_of
 from eval.scoring import report
@@ -55,6 +56,8 @@ def test_sentences_become_rows_and_bad_ones_are_refused_by_row(tmp_path):
     assert code == 0 and [row["problem_id"] for row in rows] == ["charades_sta/AAA/0", "charades_sta/AAA/1"]
     assert [row["problem"] for row in rows] == ["person sits down", "he turns left"]
     assert [row.get("task_type") for row in rows] == [None, "Temporal"]  # mirrored, nobody turns left
+    sided = NEIGHBOURS["got10k"].convert(TRACK | {"object": "left glove"}, "")
+    assert sided["task_type"] == "Temporal" and "task_type" not in NEIGHBOURS["got10k"].convert(TRACK, "")
     assert rows[1]["solution"] == {"intervals": [[2.5, 9]], "duration": 10.0} and rows[1]["path"] == "AAA.mp4"
     for line, (number, reason) in zip(
         refused,
@@ -273,6 +276,13 @@ def test_clue_driven_needs_options_and_the_whole_clip(tmp_path):
     (item,), _ = load("charades_sta", put(tmp_path, "q.json", {"A": VIDEOS["BBB"]}))
     with pytest.raises(ValueError, match="has none"):
         clues.grounding(item)
+
+
+def test_the_clue_is_asked_in_its_own_format():
+    """The paper's system prompt, which asks for a box, goes by the type of the question."""
+    asked = Question("q", 1, "Why?", "video", "multiple choice", ("A. fun", "B. fear"), "A")
+    first = clues.grounding(Item("q", asked, "Why? Answer with the letter."))
+    assert first.question.problem_type == "grounded qa" and "<glue>" in first.prompt and "B. fear" in first.prompt
 
 
 # -- toy tasks --------------------------------------------------------------------------------------------------------
