@@ -1,8 +1,8 @@
 """Overlap of intervals in time and of boxes in a frame, as VideoChat-R1 pays for it. Level 0: imports no file of ours.
 
 An interval is (start, end) in seconds, a box (x0, y0, x1, y1) in 0..1 of the frame's width and height. Every function
-is in 0..1 and raises on no numbers whatever: what is reversed, empty or not finite covers nothing. (In the released
-code a reversed box has a negative area, and its IoU can exceed 1.)
+is in 0..1 and raises on no numbers whatever: what is reversed, empty, not finite or beyond FAR covers nothing. (In the
+released code a reversed box has a negative area, and its IoU can exceed 1.)
 """
 
 from __future__ import annotations
@@ -12,12 +12,14 @@ from math import isfinite
 
 Interval = Sequence[float]
 Box = Sequence[float]
+FAR = 1e9
+"""Seconds: no time in a clip. Sums of such would overflow, and an interval would not equal itself."""
 
 
 def merged(intervals: Sequence[Interval]) -> list[tuple[float, float]]:
     """The same stretches of time as disjoint intervals in order; overlapping and touching ones are one."""
     joined: list[tuple[float, float]] = []
-    for start, end in sorted((s, e) for s, e in intervals if isfinite(s) and isfinite(e) and s < e):
+    for start, end in sorted((s, e) for s, e in intervals if -FAR <= s < e <= FAR):
         if joined and start <= joined[-1][1]:
             joined[-1] = joined[-1][0], max(joined[-1][1], end)
         else:
