@@ -101,7 +101,7 @@ class ChatClient:
             _ = self.url.port  # an attribute that raises
         except ValueError as error:
             raise ValueError(f"--base-url: {error}") from error
-        if self.url.username is not None or self.url.query or self.url.fragment:
+        if "@" in base_url or self.url.query or self.url.fragment:
             raise ValueError("--base-url must be a plain https://host/v1: no user, no query, no fragment")
         if self.url.scheme not in ("http", "https") or not self.url.hostname:
             raise ValueError(f"--base-url must look like https://host/v1, got {base_url!r}")

@@ -25,6 +25,7 @@ import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from huggingface_hub import save_torch_state_dict
+from safetensors import SafetensorError
 from torch import nn
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import BytesStorageMetadata, Metadata, StorageMeta
@@ -39,8 +40,8 @@ from torch.distributed.checkpoint.state_dict import (
 import rng
 from parallel import is_main, print_main, together
 
-FORMAT = 2
-"""Of what this file writes; it reads no other. 1 had no digests."""
+FORMAT = 3
+"""Of what this file writes; it reads no other. 1 had no digests, 2 knew the questions by their ids alone."""
 MARKER = "COMPLETE"
 # The frozen tower never changes: it comes from --model again.
 OPTIONS = StateDictOptions(ignore_frozen_params=True, strict=False)
@@ -55,10 +56,12 @@ def save(
     *,
     keep: int,
     score: float | None = None,
+    score_of: str = "",
 ) -> None:
     """Write one checkpoint; then drop all but the newest `keep` and the one of the highest score. All ranks take part.
 
-    state: JSON-able. score: how good the policy is, None if unknown.
+    state: JSON-able. score: how good the policy is by the metric `score_of`, None if unknown; scores of another metric
+    do not count.
 
     Written beside its place, synced and renamed when complete, and nothing is dropped before: a crash or a full disk at
     any moment leaves the older ones as they were. Raises OSError on every rank where one could not write.
@@ -78,13 +81,17 @@ def save(
             raise OSError(f"rank {rank}: {type(cause).__name__}: {cause}") from error
         written = together(lambda: _write_own(scratch))
         facts = state | {"format": FORMAT, "ranks": dist.get_world_size(), "optimizer": "optimizer" in tensors}
-        together(lambda: is_main() and _complete(scratch, final, written, facts, score))
+        known = score if score is not None and math.isfinite(score) else None
+        together(lambda: is_main() and _complete(scratch, final, written, facts, {"score": known, "of": score_of}))
     except OSError:
         if is_main():
             shutil.rmtree(scratch, ignore_errors=True)  # room for the next
         raise
     if is_main():
-        _drop(run_dir, keep)
+        try:
+            _drop(run_dir, keep, score_of)
+        except OSError as error:  # the new one is whole, and the next save tries again
+            print_main(f"warning: older checkpoints stay, they cannot be removed: {error}")
     dist.barrier()
 
 
@@ -109,14 +116,14 @@ def _write_own(scratch: str) -> dict[str, list]:
     return {name: _measure(os.path.join(scratch, name)) for name in own}
 
 
-def _complete(scratch: str, final: str, written: list[dict], state: dict, score: float | None) -> None:
-    """state.json, then the marker, then the folder's own name, each on the disk before the next."""
+def _complete(scratch: str, final: str, written: list[dict], state: dict, place: dict) -> None:
+    """state.json, then the marker (with `place`: score, and of which metric), then the folder's own name, each on disk
+    before the next."""
     _write_text(os.path.join(scratch, "state.json"), json.dumps(state))
     files = {name: facts for part in written for name, facts in part.items()}
     files |= {name: _measure(os.path.join(scratch, name)) for name in (".metadata", "state.json")}
     _sync_folder(scratch)
-    known = score is not None and math.isfinite(score)
-    _write_text(os.path.join(scratch, MARKER), json.dumps({"files": files, "score": score if known else None}))
+    _write_text(os.path.join(scratch, MARKER), json.dumps({"files": files} | place))
     _sync_folder(scratch)
     shutil.rmtree(final, ignore_errors=True)
     os.rename(scratch, final)
@@ -124,9 +131,9 @@ def _complete(scratch: str, final: str, written: list[dict], state: dict, score:
         _sync_folder(above)
 
 
-def _drop(run_dir: str, keep: int) -> None:
+def _drop(run_dir: str, keep: int, score_of: str) -> None:
     folders = complete(run_dir)
-    scores = {folder: _score(folder) for folder in folders}
+    scores = {folder: _score(folder, score_of) for folder in folders}
     known = [folder for folder in folders if scores[folder] is not None]
     kept = {*folders[-keep:], *sorted(known, key=scores.get)[-1:]}  # sorted is stable: of equals the newest
     for folder in folders:
@@ -135,10 +142,11 @@ def _drop(run_dir: str, keep: int) -> None:
             shutil.rmtree(folder)
 
 
-def _score(folder: str) -> float | None:
+def _score(folder: str, of: str) -> float | None:
     try:
         with open(os.path.join(folder, MARKER)) as file:
-            return json.load(file)["score"]
+            marker = json.load(file)
+        return marker["score"] if marker["of"] == of else None
     except (ValueError, KeyError):  # found damaged when it is loaded
         return None
 
@@ -196,7 +204,8 @@ def newest(run_dir: str) -> Saved | None:
     (folders, *_) = together(lambda: complete(run_dir))
     for folder in reversed(folders):
         if not (damage := find_damage(folder)):
-            return read(folder)
+            (saved, *_) = together(lambda folder=folder: is_main() and read(folder))
+            return saved
         print_main(f"warning: checkpoint {folder} is damaged ({damage}): set aside, looking at the one before")
         together(lambda folder=folder: is_main() and _set_aside(folder))
     if folders:
@@ -311,20 +320,33 @@ INDEX_CLASSES = {
 def export(folder: str, config, processor, generation_config, parameters: Iterable[tuple[str, torch.Tensor]]) -> None:
     """Write a Hugging Face folder that transformers and vLLM load as it is. All ranks take part; rank 0 writes.
 
-    `parameters`: (Hugging Face name, whole tensor), in the type to be stored; tied weights once.
+    `parameters`: (Hugging Face name, whole tensor), in the type to be stored; tied weights once. Written beside its
+    place and renamed when whole; OSError on every rank where it could not be.
     """
-    main = dist.get_rank() == 0
     tensors = {}
     for name, tensor in parameters:  # every rank exhausts the gather
-        if main:
+        if is_main():
             tensors[name] = tensor.to("cpu", copy=True)
-    if main:
-        os.makedirs(folder, exist_ok=True)
-        config = copy.deepcopy(config)
-        for part in (config, config.text_config, config.vision_config):
-            part.dtype = next(iter(tensors.values())).dtype  # what a loader with dtype="auto" rounds to
-        config.save_pretrained(folder)
-        processor.save_pretrained(folder)
-        generation_config.save_pretrained(folder)
-        save_torch_state_dict(tensors, folder)
-    dist.barrier()
+
+    def write() -> None:
+        scratch = f"{folder}.writing"
+        shutil.rmtree(scratch, ignore_errors=True)
+        try:
+            os.makedirs(scratch)
+            own = copy.deepcopy(config)
+            for part in (own, own.text_config, own.vision_config):
+                part.dtype = next(iter(tensors.values())).dtype  # what a loader with dtype="auto" rounds to
+            own.save_pretrained(scratch)
+            processor.save_pretrained(scratch)
+            generation_config.save_pretrained(scratch)
+            try:
+                save_torch_state_dict(tensors, scratch)
+            except SafetensorError as error:  # the disk's words, but no OSError
+                raise OSError(str(error)) from error
+            shutil.rmtree(folder, ignore_errors=True)
+            os.rename(scratch, folder)
+        except OSError:
+            shutil.rmtree(scratch, ignore_errors=True)
+            raise
+
+    together(lambda: is_main() and write())

@@ -415,4 +415,19 @@ def save(config: Config, run_dir: str) -> None:
     path = os.path.join(run_dir, "config.json")
     with open(f"{path}.part", "w") as file:
         json.dump(dataclasses.asdict(config), file, indent=2)
+        file.flush()
+        os.fsync(file.fileno())  # or a power cut leaves an empty one, and the run could not go on
     os.replace(f"{path}.part", path)  # a full disk leaves the old one
+
+
+def read(run_dir: str) -> dict:
+    """What `save` wrote. ValueError, one line, where it is no such thing."""
+    path = os.path.join(run_dir, "config.json")
+    try:
+        with open(path) as file:
+            values = json.load(file)
+    except ValueError as error:
+        raise ValueError(f"{path}: is not valid JSON ({error}): mend it, or remove it to go on without it") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{path}: must hold an object of settings, has a {type(values).__name__}")
+    return values

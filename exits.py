@@ -18,7 +18,7 @@ class Exit(IntEnum):
     MISTAKE = 2
     """Flags, files, or a run folder that cannot be used, in one line."""
     DISK = 74
-    """The checkpoint at the end, or on SIGTERM, could not be written; the one before is whole."""
+    """The checkpoint at the end or on SIGTERM, or the export, could not be written; the newest one is whole."""
     STOPPED = 75
     """SIGTERM: saved."""
     HUNG = 76

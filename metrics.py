@@ -216,15 +216,27 @@ class MetricLog:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             if not append:
                 self.path.write_bytes(b"")
-            elif self.path.exists():
-                lines = _whole_lines(self.path)
+            else:
+                lines = self._lines()
                 self._whole = sum(len(line) for line, _ in lines)
                 self._last_step = lines[-1][1]["step"] if lines else None
+
+    def _lines(self) -> list[tuple[bytes, dict]]:
+        """The file's whole lines, if there is one. A damaged file is kept as metrics.jsonl.damaged, aloud."""
+        if not self.path.exists():
+            return []
+        try:
+            return _whole_lines(self.path)
+        except ValueError as error:  # no reason for a run not to go on
+            print(f"warning: {error}: kept as {self.path.name}.damaged, the log begins anew", file=sys.stderr)
+            self.path.replace(f"{self.path}.damaged")
+            self.path.write_bytes(b"")
+            return []
 
     def truncate_after(self, step: int) -> None:
         """On resume from `step`: drops the later lines, which will be written again, here and from TensorBoard."""
         with self.going_on():
-            lines = _whole_lines(self.path) if self.path.exists() else []
+            lines = self._lines()
             kept = [(line, row) for line, row in lines if row["step"] <= step]
             part = self.path.with_suffix(".part")
             part.write_bytes(b"".join(line for line, _ in kept))
@@ -246,7 +258,8 @@ class MetricLog:
             raise ValueError(f"{self.path} already holds step {self._last_step}; cannot write step {step}")
         odd = [f"{name}={value}" for name, value in values.items() if not math.isfinite(value)]
         if odd:
-            print(f"step {step}: not finite, null in metrics.jsonl: {', '.join(odd)}", file=sys.stderr)
+            with contextlib.suppress(OSError):  # stderr may lie on a full disk
+                print(f"step {step}: not finite, null in metrics.jsonl: {', '.join(odd)}", file=sys.stderr)
         row = {"step": step} | {name: float(v) if math.isfinite(v) else None for name, v in values.items()}
         line = (json.dumps(row, allow_nan=False) + "\n").encode()
         with self.going_on(), open(self.path, "ab") as file:

@@ -52,9 +52,11 @@ def start(timeout_minutes: float = 30.0) -> torch.device:
 
 def die_at_once(kind, error, trace) -> None:
     """The sys.excepthook of a rank: gone at once, without the engine's teardown, or torchrun waits in vain."""
-    traceback.print_exception(kind, error, trace)
-    sys.stderr.flush()
-    os._exit(Exit.FAULT)
+    try:
+        traceback.print_exception(kind, error, trace)
+        sys.stderr.flush()
+    finally:  # stderr may lie on a full disk
+        os._exit(Exit.FAULT)
 
 
 def leave(code: int = Exit.DONE) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 
 import torch
@@ -39,11 +40,18 @@ def truncate_after(run_dir: str, step: int) -> None:
     """Drop the lines of rounds after `step`: a resumed run writes them anew."""
     path = os.path.join(run_dir, "samples.jsonl")
     if os.path.exists(path):
-        with open(path) as file:
-            kept = [line for line in file if line.endswith("\n") and json.loads(line)["step"] <= step]
-        with open(f"{path}.part", "w") as file:
+        with open(path, "rb") as file:
+            kept = [line for line in file if line.endswith(b"\n") and _round(line) <= step]
+        with open(f"{path}.part", "wb") as file:
             file.writelines(kept)
         os.replace(f"{path}.part", path)  # a crash or a full disk leaves the old file or the new one
+
+
+def _round(line: bytes) -> float:
+    try:
+        return json.loads(line)["step"]
+    except (ValueError, TypeError, KeyError):
+        return math.inf  # a damaged disk's line is dropped
 
 
 def write(run_dir: str, step: int, record: dict, views: list[View], log: MetricLog) -> None:

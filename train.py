@@ -38,7 +38,7 @@ from captions import judge_of
 from checkpoint import Saved
 from config import Config
 from data.clips import Clips
-from data.dataset import NoQuestionLeft, QuestionCursor, load_questions, report_bad_rows
+from data.dataset import NoQuestionLeft, QuestionCursor, load_questions, questions_fingerprint, report_bad_rows
 from data.reader import Reader, open_clips
 from data.video import ClipError
 from episode import Group, Question
@@ -119,8 +119,22 @@ def prepare(config: Config, local_ranks: int) -> Inputs:
             raise ValueError(f"--keep-best {config.keep_best}: {error.args[0]}") from error
     judge_of(config.caption_judge)  # its faults now
     run_folder.prepare(config)
-    data, folder = load_data(config), resolve_model(config)
-    (model, *_) = together(lambda: fingerprint(folder))
+    data, folder = (), ""
+
+    def read() -> tuple[str, list[str]]:
+        nonlocal data, folder
+        data, folder = load_data(config), resolve_model(config)
+        return fingerprint(folder), [questions_fingerprint(questions) for questions in data[:2]]
+
+    seen = together(read)
+    for rank, other in enumerate(seen):
+        if other != seen[0]:  # each would train another model, or answer another question under the same number
+            raise ValueError(
+                f"all ranks must read the same model and rows: rank 0 has {seen[0]}, rank {rank} has {other} "
+                f"(fingerprints of --model {config.model}, and of the usable rows to train on and to evaluate); look "
+                "at that node's copies, and at which clips it sees"
+            )
+    model = seen[0][0]
     saved = run_folder.start_of(config, model)
     if saved:  # other questions are refused here, not after the engine's start
         QuestionCursor(data[0], config.seed).load_state_dict(saved.state["cursor"])
@@ -261,7 +275,7 @@ def rounds(config: Config, inputs: Inputs, device: torch.device, phases: Phases,
             "settings": dataclasses.asdict(config),
             "model": inputs.model,
         }
-        keep = dict(keep=config.keep_checkpoints, score=state["score"])
+        keep = dict(keep=config.keep_checkpoints, score=state["score"], score_of=config.keep_best)
         try:
             checkpoint.save(config.run_dir, state["step"], policy, optimizer, whole, **keep)
         except OSError as error:
@@ -457,7 +471,12 @@ def rounds(config: Config, inputs: Inputs, device: torch.device, phases: Phases,
         guards.note_gap(state, numbers.reduce(), limit=0, where="the end")
     if config.export:
         export_dir = os.path.join(config.run_dir, "export")
-        checkpoint.export(export_dir, policy.hf.config, processor, policy.hf.generation_config, parameters())
+        try:
+            checkpoint.export(export_dir, policy.hf.config, processor, policy.hf.generation_config, parameters())
+        except OSError as error:
+            raise Halt(
+                Exit.DISK, f"all rounds are saved, {export_dir} could not be written: {error}; start again with room"
+            ) from error
     if log:
         summary = {
             "method": config.method,
@@ -531,14 +550,16 @@ def toy_world(config: Config) -> str:
     source = pathlib.Path(inspect.getfile(write_world)).read_bytes()  # another generator, another world
     name = f"crpo_toy_world_{config.toy_bias:g}_{hashlib.sha256(source).hexdigest()[:12]}"
     folder = os.path.join(tempfile.gettempdir(), name)
-    if is_main() and not os.path.isdir(folder):
+
+    def make() -> None:
         scratch = f"{folder}.{os.getpid()}"
         write_world(scratch, bias=config.toy_bias)
         try:
             os.rename(scratch, folder)
         except OSError:  # another run was faster; its world is the same
             shutil.rmtree(scratch)
-    dist.barrier()
+
+    together(lambda: is_main() and not os.path.isdir(folder) and make())
     return folder
 
 

@@ -15,7 +15,7 @@ import random
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from string import ascii_uppercase
 
@@ -52,7 +52,7 @@ class _Fault(Exception):
     """Field, reason and detail of the first thing wrong with a row; becomes a BadRow."""
 
     def __init__(self, field: str, reason: str, detail: object = ""):
-        super().__init__(field, reason, str(detail)[:200])
+        super().__init__(field, reason, str(detail)[:200].encode(errors="backslashreplace").decode())
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -60,6 +60,7 @@ class _Fault(Exception):
 
 # Inside a prompt each of these would ask for a clip of its own.
 _PLACEHOLDERS = re.compile(r"<\|(image_pad|video_pad|vision_start|vision_end|vision_pad|im_start|im_end|endoftext)\|>")
+_HALF_CHARACTER = re.compile("[\ud800-\udfff]")
 _ANSWER_TAG = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 _NULL_WORDS = frozenset(
     ("the", "these", "those", "them", "above", "following", "given", "listed", "provided", "other", "others", "option")
@@ -101,7 +102,13 @@ def _text_field(row: dict, name: str, *, required: bool) -> str | None:
         return None
     if not isinstance(value, str):
         raise _Fault(name, "must be text", f"got {type(value).__name__}")
-    return value.strip()
+    return _whole_text(name, value).strip()
+
+
+def _whole_text(name: str, value: str) -> str:
+    if _HALF_CHARACTER.search(value):  # no tokenizer takes it, and no file
+        raise _Fault(name, "holds half a character (a lone surrogate)", f"got {value!r}")
+    return value
 
 
 def _choice(row: dict, name: str, allowed: Sequence[str], *, required: bool) -> str | None:
@@ -117,7 +124,7 @@ def _options(row: dict) -> tuple[str, ...]:
         return ()
     if not isinstance(options, list) or not all(isinstance(option, str) for option in options):
         raise _Fault("options", "must be a list of texts")
-    for i, option in enumerate(options):
+    for i, option in enumerate(_whole_text("options", option) for option in options):
         expected = ascii_uppercase[i : i + 1]
         pair = split_option(option)
         if pair is None:
@@ -289,6 +296,15 @@ def report_bad_rows(bad: Sequence[BadRow], limit: int = 20) -> list[str]:
 # The order of visits
 
 
+def questions_fingerprint(questions: Sequence[Question]) -> str:
+    """16 hex digits of all that rows say but for the folder of their clips, which may move."""
+    digest = hashlib.sha256()
+    for question in questions:
+        bare = replace(question, path=question.path and os.path.basename(question.path))
+        digest.update(f"{bare}\n".encode())
+    return digest.hexdigest()[:16]
+
+
 class NoQuestionLeft(ValueError):
     """Every question of the file turned out to be unusable."""
 
@@ -311,6 +327,7 @@ class QuestionCursor:
         """Places of this epoch's order already drawn or passed over."""
         self.quarantined: dict[str, str] = {}
         """Question id -> reason."""
+        self._fingerprint = questions_fingerprint(self.questions)
         self._ids = frozenset(question.id for question in self.questions)
         self._order = self._shuffled(0)
 
@@ -357,15 +374,11 @@ class QuestionCursor:
         self.epoch, self.position, self._order = place
         return visits
 
-    def _fingerprint(self) -> str:
-        ids = "\n".join(question.id for question in self.questions)
-        return hashlib.sha256(ids.encode("utf-8", "surrogatepass")).hexdigest()[:16]
-
     def state_dict(self) -> dict:
         """All that a resume needs, JSON-able."""
         return {
             "seed": self.seed,
-            "questions": self._fingerprint(),
+            "questions": self._fingerprint,
             "epoch": self.epoch,
             "position": self.position,
             "quarantined": dict(self.quarantined),
@@ -375,7 +388,7 @@ class QuestionCursor:
         """Continue where `state_dict` was taken. Raises ValueError if seed or questions differ from those then."""
         for name, mine, change in (
             ("seed", self.seed, "resume with the --seed of the run"),
-            ("questions", self._fingerprint(), "resume with the training file of the run, unchanged"),
+            ("questions", self._fingerprint, "resume with the training file of the run, unchanged"),
         ):
             if state[name] != mine:
                 raise ValueError(f"cannot resume: {name} was {state[name]} and is now {mine}; {change}")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -218,6 +219,14 @@ def check_benchmarks(args: BenchmarkArgs, ranks: int, ranks_per_node: int) -> No
     _check(args, ranks_per_node)
 
 
+def _names(value: object) -> Iterator[str]:
+    """Of the fields of a JSON value, however deep."""
+    if isinstance(value, dict):
+        yield from value
+    for part in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from _names(part)
+
+
 def _check_endpoint(args: BenchmarkArgs, ranks: int) -> None:
     if not args.base_url:
         raise ValueError("--engine openai needs --base-url, such as https://host/v1")
@@ -229,7 +238,7 @@ def _check_endpoint(args: BenchmarkArgs, ranks: int) -> None:
         raise ValueError(f"--body must be a JSON object: {error}") from error
     if not isinstance(body, dict):
         raise ValueError(f"--body must be a JSON object, got {args.body}")
-    if secret := next((name for name in body if _SECRET.search(name)), None):
+    if secret := next((name for name in _names(body) if _SECRET.search(name)), None):
         raise ValueError(f"--body holds {secret!r}, and is written to settings.json: give the key by --api-key-env")
     limit = 1.0 if args.requests_per_minute is None else args.requests_per_minute
     # Written so that NaN fails, too.

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import errno
 import fcntl
 import json
 import os
 import random
 import resource
 import shutil
+import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import checkpoint
 import run_folder
@@ -37,9 +42,10 @@ def train_on(policy, optimizer, steps: int) -> None:
         optimizer.zero_grad()
 
 
-def save(run_dir: Path, step: int, *, keep: int = 2, score: float | None = None, state: dict | None = None, **how):
+def save(run_dir: Path, step: int, *, state: dict | None = None, keep: int = 2, score=None, score_of="acc", **how):
     policy, optimizer = made(**how)
-    checkpoint.save(str(run_dir), step, policy, optimizer, {"step": step} | (state or {}), keep=keep, score=score)
+    ranked = dict(keep=keep, score=score, score_of=score_of)
+    checkpoint.save(str(run_dir), step, policy, optimizer, {"step": step} | (state or {}), **ranked)
     return policy, optimizer
 
 
@@ -104,6 +110,25 @@ def test_the_newest_and_the_best_are_kept(tmp_path):
     save(tmp_path, 9, keep=2, score=61.0, steps=0)
     save(tmp_path, 10, keep=2, steps=0)
     assert steps_in(tmp_path) == [9, 10]
+    save(tmp_path, 11, keep=1, score=0.5, score_of="reward", steps=0)
+    save(tmp_path, 12, keep=1, score=0.4, score_of="reward", steps=0)
+    assert steps_in(tmp_path) == [11, 12], "61 was of another metric"
+
+
+def test_an_old_checkpoint_that_cannot_be_removed_costs_nothing(tmp_path, capsys, monkeypatch):
+    """Rank 0 removes alone: had it raised, the others would have waited for it."""
+    save(tmp_path, 1, keep=1, steps=0)
+
+    def busy(path, ignore_errors=False):
+        if not ignore_errors:
+            raise OSError(16, "Device or resource busy", path)
+
+    monkeypatch.setattr(shutil, "rmtree", busy)
+    save(tmp_path, 2, keep=1, steps=0)
+    assert "resource busy" in capsys.readouterr().out and steps_in(tmp_path) == [2]
+    monkeypatch.undo()
+    save(tmp_path, 3, keep=1, steps=0)
+    assert os.listdir(tmp_path / "checkpoints") == ["step_000003"]
 
 
 def test_what_a_crash_left_is_gone_after_the_next_save(tmp_path):
@@ -131,6 +156,26 @@ def test_a_full_disk_costs_the_checkpoint_being_written_and_no_other(tmp_path, r
     assert checkpoint.newest(str(tmp_path)).state["step"] == 1
     checkpoint.save(str(tmp_path), 2, policy, optimizer, {"step": 2}, keep=1)
     assert steps_in(tmp_path) == [2]
+
+
+def test_an_export_is_whole_or_not_there(tmp_path):
+    """A full disk is an OSError (safetensors has an error of its own), and an older export stays."""
+    config = SimpleNamespace(text_config=SimpleNamespace(), vision_config=SimpleNamespace())
+    for part in (config, processor := SimpleNamespace(), generation := SimpleNamespace()):
+        part.save_pretrained = lambda folder: None
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for value, room in ((1.0, limits[0]), (2.0, 4096)):
+        parameters = [("weight", torch.full((96, 96), value))]
+        resource.setrlimit(resource.RLIMIT_FSIZE, (room, limits[1]))
+        try:
+            with pytest.raises(OSError) if room == 4096 else contextlib.nullcontext():
+                checkpoint.export(str(tmp_path / "export"), config, processor, generation, parameters)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        assert (
+            os.listdir(tmp_path) == ["export"]
+            and load_file(tmp_path / "export" / "model.safetensors")["weight"].max() == 1
+        )
 
 
 # -- what a run may go on from -----------------------------------------------------------------------------------------
@@ -173,10 +218,11 @@ def test_a_linear_schedule_ends_where_it_was_said_to_end(tmp_path):
 
 
 def test_an_older_version_is_refused(tmp_path, monkeypatch):
+    now = checkpoint.FORMAT
     monkeypatch.setattr(checkpoint, "FORMAT", 1)
     config = saved_run(tmp_path)
     monkeypatch.undo()
-    with pytest.raises(ValueError, match="format 1, this version reads format 2"):
+    with pytest.raises(ValueError, match=f"format 1, this version reads format {now}"):
         run_folder.start_of(config, "aaaa")
 
 
@@ -197,7 +243,8 @@ def test_a_run_may_branch_off_from_a_given_checkpoint(tmp_path):
         run_folder.start_of(dataclasses.replace(branch, resume="newest"), "aaaa")
 
 
-def test_a_folder_in_use_is_refused_and_says_by_whom(tmp_path):
+def test_a_folder_in_use_is_refused_and_says_by_whom(tmp_path, monkeypatch):
+    monkeypatch.setattr(run_folder, "LEASE_S", 0.0)
     config = parse(["--run-dir", str(tmp_path / "run")])
     (tmp_path / "run").mkdir()
     with open(tmp_path / "run" / "lock", "w") as held:
@@ -210,6 +257,27 @@ def test_a_folder_in_use_is_refused_and_says_by_whom(tmp_path):
     assert f"process {os.getpid()}" in (tmp_path / "run" / "lock").read_text()
 
 
+def test_the_lock_of_a_node_that_has_died_is_waited_for(tmp_path, capsys):
+    """A network file system's server keeps it for a while."""
+    held = open(tmp_path / "lock", "w")
+    held.write("process 12 on node7\n")
+    held.flush()
+    fcntl.flock(held, fcntl.LOCK_EX)
+    threading.Timer(0.2, held.close).start()
+    run_folder.prepare(parse(["--run-dir", str(tmp_path)]))
+    assert capsys.readouterr().out.count("held by process 12 on node7: waiting") == 1
+    assert f"process {os.getpid()}" in (tmp_path / "lock").read_text()
+
+
+def test_a_file_system_without_locks_is_used_aloud(tmp_path, capsys, monkeypatch):
+    def unknown(*_):
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", unknown)
+    run_folder.prepare(parse(["--run-dir", str(tmp_path)]))
+    assert "cannot be locked (Function not implemented)" in capsys.readouterr().out
+
+
 def test_a_used_folder_is_refused_by_never_and_by_other_settings(tmp_path):
     (tmp_path / "metrics.jsonl").write_text("")
     config = parse(["--run-dir", str(tmp_path)])
@@ -219,3 +287,10 @@ def test_a_used_folder_is_refused_by_never_and_by_other_settings(tmp_path):
     run_folder.prepare(config)
     with pytest.raises(ValueError, match="--seed was 0, is 1"):
         run_folder.prepare(dataclasses.replace(config, seed=1))
+    (tmp_path / "config.json").write_text("")
+    with pytest.raises(ValueError, match="config.json: is not valid JSON"):
+        run_folder.prepare(config)
+    (tmp_path / "metrics.jsonl").unlink()
+    save(tmp_path, 5, steps=0)  # without metrics it is a run, too: its later rounds would outlive the new one's
+    with pytest.raises(ValueError, match="holds a run"):
+        run_folder.prepare(dataclasses.replace(config, resume="never"))

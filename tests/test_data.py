@@ -717,7 +717,10 @@ def test_gold_answers(root, change, gold):
         ({"path": "link.mp4"}, "path", "leaves the data root"),
         ({"path": "/etc/passwd"}, "path", "relative to the data root"),
         ({"path": "a\x00b"}, "path", "no file name"),
-        ({"path": "\ud800"}, "path", "no file name"),
+        ({"path": "\ud800"}, "path", "half a character"),
+        ({"path": "\udc80.mp4"}, "path", "half a character"),
+        ({"problem": "Which \ud800?"}, "problem", "half a character"),
+        ({"options": ["A. left\udfff", "B. right"]}, "options", "half a character"),
         ({"path": "x" * 5000}, "path", "no such file"),
         ({"start": -1}, "start", "number of seconds"),
         ({"start": "1"}, "start", "number of seconds"),
@@ -736,6 +739,7 @@ def test_bad_rows_name_field_and_reason(root, change, field, reason):
     assert (bad.row, bad.field) == (2, field)
     assert reason in bad.reason
     assert str(bad).startswith(f"{root.parent / 'rows.json'}:2 {field}: ") and "\n" not in str(bad)
+    assert str(bad).encode(), "it can be printed"
 
 
 @pytest.mark.parametrize("row", [None, 3, "text", [], True])
@@ -992,3 +996,7 @@ def test_resume_refuses_another_seed_or_file(questions):
         QuestionCursor(questions, 1).load_state_dict(state)
     with pytest.raises(ValueError, match="training file of the run"):
         QuestionCursor([replace(questions[0], id="other"), *questions[1:]], 0).load_state_dict(state)
+    with pytest.raises(ValueError, match="training file of the run"):
+        QuestionCursor([replace(questions[0], gold="C"), *questions[1:]], 0).load_state_dict(state)
+    moved = [replace(question, path=f"/elsewhere/{os.path.basename(question.path)}") for question in questions]
+    QuestionCursor(moved, 0).load_state_dict(state)

@@ -96,6 +96,7 @@ def test_training_rows(tmp_path, root):
             assert question.path is None or os.path.realpath(question.path).startswith(f"{root}/"), number
             assert question.null_letter is None or question.gold != question.null_letter, number
             assert question.gold and "<|" not in question.problem, number
+            assert "\n".join((question.id, question.problem, *question.options)).encode(), number
             if question.problem_type != "math":  # the judge is asked elsewhere
                 right = verify(f"<think>x</think>\\boxed{{{question.gold}}}", question)
                 wrong = [letter for letter in "ABCDEFGH"[: len(question.options)] if letter != question.gold]
@@ -104,7 +105,7 @@ def test_training_rows(tmp_path, root):
                     assert right.score == 1, number
                     assert not any(verify(f"\\boxed{{{letter}}}", question).score for letter in wrong), number
         for row in loaded[1] if loaded else ():
-            assert str(row).strip() and row.row >= 1, number
+            assert str(row).strip().encode() and row.row >= 1, number
     assert accepted > len(numbers()), "most rows of a file are as they were"
 
 

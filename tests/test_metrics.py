@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import random
+import sys
 from datetime import timedelta
 
 import pytest
@@ -190,6 +192,29 @@ def test_a_broken_line_that_is_not_the_last_is_named(tmp_path, broken):
     (tmp_path / "metrics.jsonl").write_text(broken)
     with pytest.raises(ValueError, match="line 1 is not a JSON object"):
         read_metrics(tmp_path / "metrics.jsonl")
+
+
+def test_a_log_with_a_damaged_line_is_set_aside_and_the_run_goes_on(tmp_path, capsys):
+    damaged = b'{"step": 1}\n\0\0\0\n{"step": 2}\n'
+    for name in ("metrics.jsonl", "samples.jsonl"):
+        (tmp_path / name).write_bytes(damaged)
+    log = MetricLog(tmp_path, append=True)
+    log.truncate_after(2)
+    samples.truncate_after(str(tmp_path), 2)
+    log.write(3, {"policy/loss": 1.0})
+    assert [row["step"] for row in read_metrics(log.path)] == [3]
+    assert (tmp_path / "metrics.jsonl.damaged").read_bytes() == damaged and "line 2" in capsys.readouterr().err
+    assert [json.loads(line)["step"] for line in open(tmp_path / "samples.jsonl")] == [1, 2]
+
+
+def test_a_stderr_that_cannot_be_written_stops_nothing(tmp_path, monkeypatch):
+    class Full(io.StringIO):
+        def write(self, text):
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(sys, "stderr", Full())
+    MetricLog(tmp_path, append=False).write(1, {"policy/loss": math.nan})
+    assert math.isnan(read_metrics(tmp_path / "metrics.jsonl")[0]["policy/loss"])
 
 
 def test_a_disk_that_cannot_be_written_warns_once_and_goes_on(tmp_path, capsys):

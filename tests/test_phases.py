@@ -15,11 +15,13 @@ from distributed import run_ranks
 
 import guards
 import parallel
+import run_folder
+from config import parse
 from exits import Exit, Halt
 from phases import Phases
 
 
-def doors() -> dict:
+def doors(folder: str) -> dict:
     """On each of two ranks: what happens at the doors of phases."""
     parallel.start(timeout_minutes=1)
     rank = torch.distributed.get_rank()
@@ -49,6 +51,11 @@ def doors() -> dict:
             together.append(parallel.together(action))
         except OSError as error:
             together.append(str(error))
+    try:
+        run_folder.prepare(parse(["--run-dir", f"{folder}/node{rank}"]))
+        together.append("one folder")
+    except ValueError as error:
+        together.append(str(error))
     return {
         "heard": heard,
         "said": said,
@@ -59,8 +66,8 @@ def doors() -> dict:
 
 
 @pytest.mark.slow
-def test_all_ranks_hear_and_do_the_same():
-    results = run_ranks(doors, 2)
+def test_all_ranks_hear_and_do_the_same(tmp_path):
+    results = run_ranks(doors, 2, str(tmp_path))
     for result in results:
         assert result["heard"] == ["after sync", 2]
         assert result["said"] == (
@@ -68,6 +75,9 @@ def test_all_ranks_hear_and_do_the_same():
         )
         assert result["finite"] == [True, False, False], "one rank's NaN is every rank's"
         assert result["together"][0] == [0, 1] and "/no/such/file" in result["together"][1]
+        assert (
+            "must be one folder for all ranks" in result["together"][2] and "rank 1 by nobody" in result["together"][2]
+        )
 
 
 HANGS = """

@@ -170,7 +170,7 @@ def slurm(tmp_path):
         "srun": 'while [[ "$1" == -* ]]; do shift; done\nexec "$@"\n',
         "scontrol": f'[ "$1" = requeue ] && echo "$@" >>{tmp_path}/requeued\necho node1\n',
         "python": f'printf "%s\\0" "$@" >{tmp_path}/call\n[ -z "${{HANGS:-}}" ] && exit 0\n'
-        f'sleep 100 & echo "process $! on node1" >{tmp_path}/run/lock\nwait\nsleep 100\n',
+        f'sleep 100 & [ "$HANGS" = early ] || echo "process $! on node1" >{tmp_path}/run/lock\nwait\nsleep 100\n',
     }
     for name, text in commands.items():
         (tmp_path / name).write_text(f"#!/usr/bin/env bash\n{text}")
@@ -206,6 +206,16 @@ def test_slurm_asks_one_rank_to_save_and_queues_the_job_again(slurm, tmp_path):
     job.terminate()
     assert job.wait(timeout=20) == 75
     assert not os.path.exists(f"/proc/{rank}") and (tmp_path / "requeued").read_text() == "requeue 7\n"
+
+
+def test_slurm_queues_a_job_again_that_had_not_begun(slurm, tmp_path):
+    job = subprocess.Popen(["bash", SCRIPTS / "slurm.sbatch"], env=slurm | {"HANGS": "early"})
+    for _ in range(400):
+        if (tmp_path / "call").exists():
+            break
+        time.sleep(0.05)
+    job.terminate()
+    assert job.wait(timeout=20) == 75 and (tmp_path / "requeued").read_text() == "requeue 7\n"
 
 
 @pytest.mark.parametrize("script", ["table2_no_flip", "fig9_lambda"])

@@ -20,6 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch.distributed.checkpoint.api import CheckpointException
 
+from chat_client import ChatClient
 from checkpoint import _Reader
 from data.paths import Outside, confined
 from eval.settings import BenchmarkArgs, check_benchmarks
@@ -223,6 +224,15 @@ def endpoint_args(folder: Path, body: dict) -> BenchmarkArgs:
 def test_a_secret_in_the_body_is_refused_before_anything_is_written(name, tmp_path):
     with pytest.raises(ValueError, match="--api-key-env") as caught:
         check_benchmarks(endpoint_args(tmp_path, {name: "sk-1"}), 1, 1)
+    assert "sk-1" not in str(caught.value)
+    with pytest.raises(ValueError, match="--api-key-env"):
+        check_benchmarks(endpoint_args(tmp_path, {"extra": [{"headers": {name: "sk-1"}}]}), 1, 1)
+
+
+@pytest.mark.parametrize("url", ["https://me:sk-1@host/v1", "me:sk-1@host/v1", "https://host/v1?key=sk-1"])
+def test_a_secret_in_the_address_is_refused_and_not_repeated(url):
+    with pytest.raises(ValueError, match="--base-url must be a plain") as caught:
+        ChatClient(url, "m")
     assert "sk-1" not in str(caught.value)
 
 

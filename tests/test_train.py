@@ -215,6 +215,17 @@ def test_one_process_and_the_transformers_engine(toy_flags, tmp_path):
     assert rows_of(run_dir)[1]["policy/engine_gap_mean"] <= 2e-3
 
 
+def test_ranks_that_read_other_rows_are_told_before_the_start(world, tmp_path, one_rank, monkeypatch):
+    def beside_another(action):
+        model, rows = action()
+        return [(model, rows), (model, ["0123456789abcdef", rows[1]])]
+
+    monkeypatch.setattr(train, "together", beside_another)
+    flags = ["--preset", "toy", "--train-file", str(world / "train.jsonl"), "--data-root", str(world)]
+    with pytest.raises(ValueError, match="all ranks must read the same model and rows: rank 0 .* rank 1 has .*0123"):
+        train.prepare(parse([*flags, "--run-dir", str(tmp_path / "run")]), 1)
+
+
 @pytest.mark.parametrize("flags, words", [((), "--train-file is missing"), (("--no-such-flag",), "no-such-flag")])
 def test_a_users_mistake_is_one_readable_line(flags, words, tmp_path):
     done = run_train(*flags, "--run-dir", tmp_path / "run", ranks=1, expect=2)

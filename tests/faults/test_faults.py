@@ -284,6 +284,19 @@ def test_a_disk_that_fills_up(text, one, tmp_path, note):
 
 
 @every
+def test_a_disk_that_is_full_at_the_export(text, one, tmp_path, note):
+    run_dir, flags = tmp_path / "run", (*text, "--export")
+    run = Run(run_dir, *flags, fault={"kind": "disk", "round": 1, "at": "finish"})
+    assert run.wait() == [Exit.DISK], run.said()[-3000:]
+    assert last_saved(run_dir) == ROUNDS and "export could not be written" in run.said()
+    assert not (run_dir / "export").exists()
+    goes_on(run_dir, flags, 1, one)
+    assert (run_dir / "export" / "model.safetensors").is_file()
+    note("a disk that is full at the export", f"exit code {int(Exit.DISK)}, every round saved; exported with room",
+         "nothing")  # fmt: skip
+
+
+@every
 def test_a_tmpfs_that_is_full(text, one, tmp_path, note):
     """The same on a file system of 64 MiB."""
     disk = tmp_path / "disk"
