@@ -144,7 +144,8 @@ class Config:
     shuffled_share: float = 1.0
     """t_grpo: rollouts on the shuffled clip over G; 1 in the paper's comparison, 0.5 in Video-R1's code."""
     length_bonus: float = 0.0
-    """t_grpo: bonus on correct rollouts of 320 to 512 tokens; 0.2 in Video-R1's code, absent in the comparison."""
+    """t_grpo, grpo: bonus on correct rollouts of 320 to 512 tokens; 0.2 in Video-R1's code, absent in the comparison.
+    Video-STR has a length reward, too."""
     arrow_alpha: float = 0.25
     """arrow_rl: weight of the reverse reward (App. B.3)."""
     arrow_as_printed: bool = False
@@ -155,10 +156,10 @@ class Config:
     """Upstream's answer match, where "A." and "A. text" are not "A"."""
     lenient_format: bool = False
     """Allow prose between and after the think block and the box (upstream's pattern)."""
+    caption_judge: str = ""
+    """Who tells which events a caption recalls: MODEL@URL of an OpenAI-compatible endpoint; empty = its words do."""
     std_scope: Literal["branch", "joint", "batch"] = "joint"
     """What shares one standard deviation: each group, a CRPO question's two branches (Sec. 3), or the whole round."""
-    advantage_eps: float = 1e-4
-    """Added to the standard deviation."""
 
     # -- update ------------------------------------------------------------------------------------------------------
     lr: float = 1e-6
@@ -251,7 +252,8 @@ class _Preset:
 METHOD_FLAGS = {
     **dict.fromkeys(("lambda_d", "lambda_s", "w_aug", "crr", "behave", "invalid_counts_as_change"), ("crpo",)),
     **dict.fromkeys(("flip", "reverse"), ("crpo", "augment")),
-    **dict.fromkeys(("temporal_bonus", "temporal_threshold", "shuffled_share", "length_bonus"), ("t_grpo",)),
+    **dict.fromkeys(("temporal_bonus", "temporal_threshold", "shuffled_share"), ("t_grpo",)),
+    **dict.fromkeys(("length_bonus",), ("t_grpo", "grpo")),
     **dict.fromkeys(("arrow_alpha", "arrow_as_printed", "arrow_greedy"), ("arrow_rl",)),
 }
 """Field -> methods it has a meaning with."""
@@ -290,10 +292,6 @@ def check(config: Config, ranks: int, ranks_per_node: int) -> None:
         (
             config.shuffled_share * config.rollouts >= 1,
             f"--shuffled-share {config.shuffled_share} of --rollouts {config.rollouts} must be at least one rollout",
-        ),
-        (
-            config.advantage_eps > 0,
-            f"--advantage-eps must be positive, constant groups divide by it; got {config.advantage_eps}",
         ),
         (config.max_grad_norm > 0, f"--max-grad-norm must be positive (inf = no clipping); got {config.max_grad_norm}"),
         (config.seed >= 0, f"--seed must not be negative; got {config.seed}"),

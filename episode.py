@@ -32,7 +32,8 @@ class Question:
     options: tuple[str, ...]
     """("A. left", ...), the null option included where it applies; empty for open questions."""
     gold: str
-    """Canonical answer: the letter of a multiple-choice question, else normalised text."""
+    """Canonical answer: the letter of a multiple-choice question, JSON text for a type of `tasks.TASKS`, else
+    normalised text."""
     path: str | None = None
     """Absolute path of the clip or image, inside the data root; None for text."""
     task_type: str | None = None

@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 
@@ -16,6 +17,7 @@ import rewards
 import transforms
 from advantage import crpo_advantages, group_advantages, pooled_advantages
 from episode import Question
+from tasks import TASKS, counterfactual_golds
 from verifiers import Facts
 
 
@@ -55,6 +57,8 @@ class Look:
     trained: bool
     """Whether this branch gives policy gradient."""
     greedy: bool = False
+    gold: str | None = None
+    """The right answer on this look where it is another known one; None: the question's own."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,8 @@ class Outcome:
     """Completion tokens, the end token included."""
     even_share: list[float]
     """Share of even token ids, what --scripted-reward pays for."""
+    gold: str | None = None
+    """What these rollouts were held against: the look's gold, else the question's."""
 
     @property
     def answers(self) -> list[str | None]:
@@ -108,17 +114,24 @@ def no_second(question: Question, rng: random.Random, settings: MethodSettings) 
 def counterfactual(question: Question, rng: random.Random, settings: MethodSettings) -> Look | None:
     """CRPO: the router's task type chooses (Sec. 3); text, images and unrouted videos train single-branch.
 
-    With w_aug = 0 ("w/o Counterfactual Branch") it is still sampled, for R_CRR, but gives no gradient.
+    With w_aug = 0 ("w/o Counterfactual Branch") it is still sampled, for R_CRR, but gives no gradient. A type of
+    `tasks.TASKS` needs no router: it takes the transforms under which its right answer is known.
     """
     if question.data_type != "video":
         return None
+    trained = settings.w_aug != 0
+    if question.problem_type in TASKS:
+        golds = counterfactual_golds(question, settings.transforms)
+        transform = rng.choice(list(golds)) if golds else None
+        return transform and Look(transform, settings.rollouts, trained, gold=golds[transform])
     transform = transforms.choose(question.task_type, rng, allowed=settings.transforms)
-    return transform and Look(transform, settings.rollouts, trained=settings.w_aug != 0)
+    return transform and Look(transform, settings.rollouts, trained)
 
 
 def augmented(question: Question, rng: random.Random, settings: MethodSettings) -> Look | None:
-    """Standard augmentation (App. E): CRPO's views, always trained."""
-    return counterfactual(question, rng, replace(settings, w_aug=1.0))
+    """Standard augmentation (App. E): CRPO's views, always trained, with the original label."""
+    look = counterfactual(question, rng, replace(settings, w_aug=1.0))
+    return look and replace(look, gold=None)
 
 
 def shuffled(question: Question, rng: random.Random, settings: MethodSettings) -> Look | None:
@@ -138,31 +151,68 @@ def reverse_reference(question: Question, rng: random.Random, settings: MethodSe
 # -- rewards -----------------------------------------------------------------------------------------------------------
 
 
-def pay_grpo(question: Question, branches: Sequence[Outcome], settings: MethodSettings) -> list[Paid]:
-    """Correctness and format on the original branch (App. B.3)."""
+def pay_shared(question: Question, branches: Sequence[Outcome], settings: MethodSettings) -> list[Paid]:
+    """What all methods pay on the original branch: correctness and format (App. B.3)."""
     original = branches[0]
-    paid = rewards.grpo_rewards(original.answers, question.gold, well_formed=original.well_formed)
+    how = likeness(question) | worth(question)
+    paid = rewards.grpo_rewards(original.answers, question.gold, well_formed=original.well_formed, **how)
     return [Paid(paid, shared_terms(question, original))]
 
 
+def pay_grpo(question: Question, branches: Sequence[Outcome], settings: MethodSettings) -> list[Paid]:
+    """Correctness and format, and the length bonus where the settings have one (0 in the paper's comparison)."""
+    (paid,) = pay_shared(question, branches, settings)
+    if not settings.length_bonus:
+        return [paid]
+    length = length_term(question, branches[0], settings)
+    return [Paid(paid.rewards + length, paid.terms | {"length": length})]
+
+
+def length_term(question: Question, branch: Outcome, settings: MethodSettings) -> torch.Tensor:
+    """Video-R1's length bonus; Video-STR has one, too."""
+    return rewards.length_bonus(
+        branch.answers, branch.lengths, question.gold, bonus=settings.length_bonus, **likeness(question)
+    )
+
+
+def likeness(question: Question) -> dict:
+    """How answers to this question are compared, for `rewards.py`: nothing to say where they are equal or not."""
+    task = TASKS.get(question.problem_type)
+    return {"similarity": partial(task.similarity, question.gold)} if task else {}
+
+
+def worth(question: Question) -> dict:
+    """What a full score pays, for `rewards.py`."""
+    task = TASKS.get(question.problem_type)
+    return {"worth": task.worth(question.gold)} if task else {}
+
+
 def shared_terms(question: Question, branch: Outcome) -> dict[str, torch.Tensor]:
-    """The two terms that all methods pay."""
+    """The two terms that all methods pay, and the published terms that make up the first, if it has any."""
     return {
-        "correct": rewards.correctness(branch.answers, question.gold),
+        "correct": rewards.correctness(branch.answers, question.gold, **likeness(question)),
         "format": torch.tensor(branch.well_formed, dtype=torch.float32),
-    }
+    } | named_terms(question, branch)
+
+
+def named_terms(question: Question, branch: Outcome) -> dict[str, torch.Tensor]:
+    """Of a type in `tasks.TASKS`: "grounded_qa/iou" and the like, each (G,)."""
+    kind = question.problem_type.replace(" ", "_")
+    names = branch.facts[0].terms
+    return {f"{kind}/{name}": torch.tensor([fact.terms[name] for fact in branch.facts]) for name in names}
 
 
 def pay_crpo(question: Question, branches: Sequence[Outcome], settings: MethodSettings) -> list[Paid]:
     """Eq. 1-5 over both branches; a question with one branch is plain GRPO."""
     if len(branches) == 1:
-        return pay_grpo(question, branches, settings)
+        return pay_shared(question, branches, settings)
     original, second = branches
+    exact = question.problem_type in TASKS  # then what is right on the second look is known
     r = rewards.crpo_rewards(
         original.answers,
         second.answers,
         question.gold,
-        dynamic=question.dynamic,
+        dynamic=second.gold != question.gold if exact else question.dynamic,
         well_formed=original.well_formed,
         cf_well_formed=second.well_formed,
         lambda_d=settings.lambda_d,
@@ -171,18 +221,22 @@ def pay_crpo(question: Question, branches: Sequence[Outcome], settings: MethodSe
         use_crr=settings.use_crr,
         use_behave=settings.use_behave,
         invalid_counts_as_change=settings.invalid_counts_as_change,
+        cf_gold=second.gold if exact else None,
+        **likeness(question),
+        **worth(question),
     )
+    named = named_terms(question, original)
     return [
-        Paid(r.original, {"correct": r.correct, "crr_orig": r.crr_orig, "format": r.format}),
+        Paid(r.original, {"correct": r.correct, "crr_orig": r.crr_orig, "format": r.format} | named),
         Paid(r.counterfactual, {"behave": r.behave, "crr_aug": r.crr_aug, "cf_format": r.cf_format}),
     ]
 
 
 def pay_augmented(question: Question, branches: Sequence[Outcome], settings: MethodSettings) -> list[Paid]:
     """Both views with the ORIGINAL label: wrong by construction on dynamic questions, which is App. E's point."""
-    paid = pay_grpo(question, branches, settings)
+    paid = pay_shared(question, branches, settings)
     for second in branches[1:]:
-        (other,) = pay_grpo(question, [second], settings)
+        (other,) = pay_shared(question, [second], settings)
         paid.append(Paid(other.rewards, {"aug_correct": other.terms["correct"], "cf_format": other.terms["format"]}))
     return paid
 
@@ -190,30 +244,34 @@ def pay_augmented(question: Question, branches: Sequence[Outcome], settings: Met
 def pay_t_grpo(question: Question, branches: Sequence[Outcome], settings: MethodSettings) -> list[Paid]:
     """GRPO, the temporal bonus where the shuffled group does no better, and Video-R1's length bonus."""
     original, gold = branches[0], question.gold
-    length = rewards.length_bonus(original.answers, original.lengths, gold, bonus=settings.length_bonus)
+    alike = likeness(question)
+    length = length_term(question, original, settings)
     terms = shared_terms(question, original) | {"length": length}
     if len(branches) == 1:
-        (paid,) = pay_grpo(question, branches, settings)
+        (paid,) = pay_shared(question, branches, settings)
         return [Paid(paid.rewards + length, terms)]
     mixed = branches[1].answers
-    how = dict(bonus=settings.temporal_bonus, threshold=settings.temporal_threshold)
-    paid = rewards.t_grpo_rewards(original.answers, mixed, gold, well_formed=original.well_formed, **how)
+    how = dict(bonus=settings.temporal_bonus, threshold=settings.temporal_threshold, **alike)
+    base = dict(well_formed=original.well_formed, **worth(question))
+    paid = rewards.t_grpo_rewards(original.answers, mixed, gold, **how, **base)
     terms["temporal"] = rewards.temporal_bonus(original.answers, mixed, gold, **how)
-    return [Paid(paid + length, terms), Paid(None, {"shuffled_correct": rewards.correctness(mixed, gold)})]
+    return [Paid(paid + length, terms), Paid(None, {"shuffled_correct": rewards.correctness(mixed, gold, **alike)})]
 
 
 def pay_arrow_rl(question: Question, branches: Sequence[Outcome], settings: MethodSettings) -> list[Paid]:
     """GRPO, and the reverse bonus against the reversed clip's one answer."""
     if len(branches) == 1:
-        return pay_grpo(question, branches, settings)
+        return pay_shared(question, branches, settings)
     original, gold = branches[0], question.gold
     (reference,) = branches[1].answers
-    how = dict(alpha=settings.arrow_alpha, as_printed=settings.arrow_as_printed)
-    paid = rewards.arrow_rl_rewards(original.answers, reference, gold, well_formed=original.well_formed, **how)
+    alike = likeness(question)
+    how = dict(alpha=settings.arrow_alpha, as_printed=settings.arrow_as_printed, **alike)
+    base = dict(well_formed=original.well_formed, **worth(question))
+    paid = rewards.arrow_rl_rewards(original.answers, reference, gold, **how, **base)
     reverse = rewards.reverse_bonus(original.answers, reference, gold, **how)
     return [
         Paid(paid, shared_terms(question, original) | {"reverse": reverse}),
-        Paid(None, {"reverse_correct": rewards.correctness([reference], gold)}),
+        Paid(None, {"reverse_correct": rewards.correctness([reference], gold, **alike)}),
     ]
 
 
@@ -235,7 +293,7 @@ METHODS: dict[str, Method] = {
 
 
 def advantages(
-    questions: Sequence[Sequence[torch.Tensor | None]], *, joint: bool, scope: str, eps: float
+    questions: Sequence[Sequence[torch.Tensor | None]], *, joint: bool, scope: str, eps: float = 1e-4
 ) -> list[list[torch.Tensor | None]]:
     """Rewards (G,) of every branch of every question of the round -> advantages in the same places, None for None.
 
@@ -259,9 +317,7 @@ def advantages(
     return result
 
 
-def paid_advantages(
-    questions: Sequence[Sequence[Paid]], *, joint: bool, scope: str, eps: float
-) -> list[list[torch.Tensor | None]]:
+def paid_advantages(questions: Sequence[Sequence[Paid]], *, joint: bool, scope: str) -> list[list[torch.Tensor | None]]:
     """`advantages` over the rollouts that could be paid; 0 for the others."""
 
     def kept(paid: Paid) -> torch.Tensor | slice:
@@ -275,5 +331,5 @@ def paid_advantages(
         return advantages_G
 
     rewards = [[None if b.rewards is None else b.rewards[kept(b)] for b in branches] for branches in questions]
-    found = advantages(rewards, joint=joint, scope=scope, eps=eps)
+    found = advantages(rewards, joint=joint, scope=scope)
     return [[whole(*both) for both in zip(*pair, strict=True)] for pair in zip(questions, found, strict=True)]

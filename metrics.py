@@ -26,7 +26,7 @@ PHASES = ("draw", "generate", "score", "pack", "old_ref", "update", "sync", "log
 
 METRICS: dict[str, str] = {
     # Means over the rollouts of a round (paper Fig. 5a, 5c and Fig. 7). Terms stand before w_aug.
-    "reward/correct": "R_correct of Eq. 1: fraction of original-branch rollouts whose answer is gold",
+    "reward/correct": "R_correct of Eq. 1: fraction of original-branch rollouts whose answer is gold; or mean score",
     "reward/format": "R_format of the original branch: fraction of well-formed rollouts",
     "reward/behave": "R_behave, Eq. 4: fraction of counterfactual rollouts that left (dynamic) or kept (static) gold",
     "reward/cf_format": "R_format of the counterfactual branch: fraction of well-formed rollouts",
@@ -40,6 +40,7 @@ METRICS: dict[str, str] = {
     "reward/reverse": "ArrowRL's reverse bonus on the original branch; 0..alpha",
     "reward/reverse_correct": "fraction of ArrowRL's references on the reversed clip whose answer is gold",
     "reward/aug_correct": "standard augmentation: fraction of second-view rollouts that repeat the original label",
+    "reward/*/*": "a published term of a graded type (reward/grounded_qa/iou) on the original branch; 0..1",
     "advantage/size": "mean |advantage| over trained rollouts",
     "advantage/without_auxiliary": "the same had CRR (or the temporal, length, reverse bonus) not been paid (App. F)",
     "advantage/auxiliary_shift": "mean |advantage - advantage without that term|: 0 where it cancels (App. F)",
@@ -51,6 +52,7 @@ METRICS: dict[str, str] = {
     "group/all_wrong": "fraction of original-branch groups with no rollout correct",
     "relation/dynamic_changed": "fraction of counterfactual rollouts of dynamic questions whose answer is not gold",
     "relation/static_kept": "fraction of counterfactual rollouts of static questions whose answer is gold",
+    "relation/moved": "mean score of counterfactual rollouts against the gold that the transform moved; graded types",
     # Of the round's optimizer steps.
     "policy/loss": "minimised loss: -objective + beta * KL; Eq. 6's mean over tokens, G and questions",
     "policy/objective": "clipped objective of Eq. 6, before the sign is turned",

@@ -73,6 +73,11 @@ def branch_sheet(
     named = [("original", original)]
     if counterfactual is not None:
         named.append((f"counterfactual: {transform}" if transform else "counterfactual", counterfactual))
+    return sheet(named, caption_lines, columns=columns)
+
+
+def sheet(named: Sequence[tuple[str, torch.Tensor]], caption_lines: Sequence[str], *, columns: int = 8) -> np.ndarray:
+    """Strips of frames, each (F, 3, H, W) uint8 under its label, and text below as `branch_sheet` has it; (H, W, 3)."""
     strips = [(label, filmstrip(frames, columns)) for label, frames in named]
     width = max(columns * (TILE_WIDTH + GAP) - GAP, *(strip.shape[1] for _, strip in strips))
     parts = []

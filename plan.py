@@ -25,6 +25,7 @@ class Planned:
     """One group of the round before it is sampled."""
 
     question: Question
+    """As asked on this branch: its `gold` is the look's, where that is another known one."""
     epoch: int
     """Pass over the file that this visit belongs to."""
     branch: int
@@ -72,7 +73,7 @@ class Planner:
                 mini_batch = at // self.mini_batch_questions
                 plan.append(
                     Planned(
-                        question,
+                        question if look.gold is None else replace(question, gold=look.gold),
                         epoch,
                         branch,
                         look.transform,

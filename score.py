@@ -12,6 +12,7 @@ from methods import Method, MethodSettings, Outcome, Paid, paid_advantages
 from metrics import Accumulator
 from parallel import gather_objects
 from plan import Planned
+from tasks import TASKS
 from verifiers import JUDGE, Facts
 
 
@@ -23,10 +24,9 @@ class Scorer:
     settings: MethodSettings
     verify: Callable[[str, Question], Facts]
     std_scope: str
-    eps: float
 
     def advantages(self, paid: Sequence[Sequence[Paid]]) -> list[list[torch.Tensor | None]]:
-        return paid_advantages(paid, joint=self.method.joint, scope=self.std_scope, eps=self.eps)
+        return paid_advantages(paid, joint=self.method.joint, scope=self.std_scope)
 
 
 def score(scorer: Scorer, plan: list[Planned], groups: dict[int, Group], owned: range, numbers: Accumulator) -> None:
@@ -86,6 +86,7 @@ def outcome(group: Group, verify: Callable[[str, Question], Facts]) -> Outcome:
         [verify(rollout.text, group.question) for rollout in group.rollouts],
         [len(tokens) for tokens in ids],
         [sum(token % 2 == 0 for token in tokens) / max(len(tokens), 1) for tokens in ids],
+        group.question.gold,
     )
 
 
@@ -122,7 +123,8 @@ def _add(numbers: Accumulator, group: Group) -> None:
         numbers.add("group/all_correct", float(group.terms["correct"].min() == 1))
         numbers.add("group/all_wrong", float(group.terms["correct"].max() == 0))
     if "behave" in group.terms:
-        numbers.add("relation/dynamic_changed" if question.dynamic else "relation/static_kept", group.terms["behave"])
+        relation = "dynamic_changed" if question.dynamic else "static_kept"
+        numbers.add(f"relation/{'moved' if question.problem_type in TASKS else relation}", group.terms["behave"])
     unreadable = torch.tensor([float(answer is None) for answer in answers])
     numbers.add("rollout/unreadable_counterfactual" if group.branch else "rollout/unreadable", unreadable)
     if question.null_letter is not None:

@@ -34,6 +34,7 @@ import parallel
 import run_folder
 import samples
 import update
+from captions import judge_of
 from checkpoint import Saved
 from config import Config
 from data.clips import Clips
@@ -116,6 +117,7 @@ def prepare(config: Config, local_ranks: int) -> Inputs:
             describe(config.keep_best)
         except KeyError as error:
             raise ValueError(f"--keep-best {config.keep_best}: {error.args[0]}") from error
+    judge_of(config.caption_judge)  # its faults now
     run_folder.prepare(config)
     data, folder = (), ""
 
@@ -211,9 +213,13 @@ def rounds(config: Config, inputs: Inputs, device: torch.device, phases: Phases,
     scorer = Scorer(
         method,
         method_settings,
-        functools.partial(verify, strict_match=config.strict_match, lenient_format=config.lenient_format),
+        functools.partial(
+            verify,
+            strict_match=config.strict_match,
+            lenient_format=config.lenient_format,
+            caption_judge=judge_of(config.caption_judge),
+        ),
         config.std_scope,
-        config.advantage_eps,
     )
     reader = Reader(processor, config, live.clips)
     cursor = QuestionCursor(train_questions, config.seed)

@@ -104,3 +104,44 @@ def visit_rng(seed: int, epoch: int, question_id: str) -> random.Random:
     # surrogatepass: an id read from JSON may hold a lone surrogate, which UTF-8 refuses.
     key = f"{seed}/{epoch}/{question_id}".encode("utf-8", "surrogatepass")
     return random.Random(int.from_bytes(hashlib.sha256(key).digest()[:8], "big"))
+
+
+_MAPPED = ("intervals", "duration", "boxes", "given", "graph", "angles", "order", "candidates")
+
+
+def mapped_gold(gold: dict, transform: str, *, static: bool = False) -> dict | None:
+    """The right answer once the clip is looked at under `transform`, None where no map is known. Our extension.
+
+    Its parts by name: `intervals` [[s, e], ...] in seconds are mirrored in time by reversal, which needs `duration`;
+    `boxes` [[x0, y0, x1, y1], ...], one a frame, and `graph` [{object: [[x, y], ...]}, ...], all in 0..1 of the frame,
+    are mirrored left-right by a flip and come in the opposite order by reversal. So does an `order` [...] of pictures
+    that the clip itself shows, whose numbers, 1 to `candidates`, then count from the other end. `duration`, `given` and
+    `angles` stay. Parts that the row itself knows `under` a transform, {transform: parts}, are those. Whatever else
+    there is (a letter, words) stays where the question is `static`, and has no map otherwise.
+
+    What is asked for is taken to be the same: "opens the door" is one event backwards, too, although it then closes. A
+    question whose words do not survive a transform says so by its task type.
+    """
+    if transform not in COUNTERFACTUALS:
+        return gold if transform == IDENTITY else None
+    flip, mapped = transform == HORIZONTAL_FLIP, {}
+    known = gold.get("under", {}).get(transform, {})
+    for name, value in gold.items():
+        if name in known:
+            value = known[name]
+        elif name == "under":
+            continue
+        elif name == "intervals" and not flip:
+            value = [[gold["duration"] - end, gold["duration"] - start] for start, end in reversed(value)]
+        elif name == "boxes" and flip:
+            value = [[1 - x1, y0, 1 - x0, y1] for x0, y0, x1, y1 in value]
+        elif name == "graph" and flip:
+            value = [{what: [[1 - x, y] for x, y in points] for what, points in frame.items()} for frame in value]
+        elif name == "order" and not flip:
+            value = [gold["candidates"] + 1 - number for number in reversed(value)]
+        elif name in ("boxes", "graph") and not flip:
+            value = value[::-1]
+        elif name not in _MAPPED and not static:
+            return None
+        mapped[name] = value
+    return mapped

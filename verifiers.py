@@ -1,11 +1,13 @@
 r"""Model text -> facts: the answer in canonical form (or none), well-formed or not, and the score (paper App. B.1).
 
-Imports only the judge of mathematics; a question is anything with `problem_type`, `options` and `gold`. The same
+A question is anything with `problem_type`, `options` and `gold`. The same
 `canonical_answer` reads the gold answer of a data row, so that two spellings of one answer are equal by construction.
 In mathematics they are not (1/2, 0.5): there `verify` asks math-verify, and gives an equal answer the gold's spelling.
 
 The answer is the content of the last complete \boxed{}; without a box there is none (never the whole text: table row 3
 says what a model would earn with that). Format and accuracy are separate: a malformed text is still scored (row 8).
+
+Answers that are right in part (an interval, boxes), in formats of their own, are read and graded by `tasks.py`.
 
 Every function here is linear in the length of the text and raises on no text whatever; a judgement of math-verify ends
 at a deadline (`math_judge.py`).
@@ -13,15 +15,18 @@ at a deadline (`math_judge.py`).
 
 from __future__ import annotations
 
+import json
 import re
 import unicodedata
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from decimal import Decimal
 from itertools import groupby
 from string import ascii_uppercase
 
+from captions import Judge, told_by_words
 from math_judge import MathJudge
+from tasks import TASKS, canonical
 
 # Longer answers are no answers. The bound also keeps Unicode normalisation cheap: it is quadratic in the length of a
 # run of combining marks.
@@ -37,11 +42,19 @@ class Facts:
 
     answer: str | None
     """Canonical: an option letter, a number, or normalised text (in mathematics the gold answer's, where they are
-    equal); None where no answer could be read."""
+    equal); of a type in `tasks.TASKS` JSON text of its parts. None where no answer could be read."""
     well_formed: bool
     """One non-empty think block, then one box (table row 7)."""
     score: float
-    """1.0 if `answer` equals the gold answer, else 0.0; not gated by the format."""
+    """1.0 if `answer` equals the gold answer, else 0.0; what is right in part lies between. Not gated by the format.
+    Where the published reward is a sum of terms (letter + IoU), this is the sum over its highest value."""
+    terms: Mapping[str, float] = field(default_factory=dict)
+    """The published terms by name, each 0..1, of a type in `tasks.TASKS`."""
+
+    @property
+    def right(self) -> bool:
+        """What is counted where only right and wrong count (pass rates, paired evaluation): half of a graded score."""
+        return self.score >= 0.5
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -271,17 +284,39 @@ def _judged(answer: str, gold: str) -> str | None:
     return gold if equal else answer if readable else None
 
 
-def verify(text: str, question, *, strict_match: bool = False, lenient_format: bool = False) -> Facts:
+def verify(
+    text: str,
+    question,
+    *,
+    strict_match: bool = False,
+    lenient_format: bool = False,
+    caption_judge: Judge = told_by_words,
+) -> Facts:
     """Facts about one completion of `question` (anything with `problem_type`, `options`, `gold`).
+
+    `caption_judge` says which of the gold events a caption tells; that list is its answer.
 
     Never raises on `text`, whatever it is; raises ValueError for a problem type that has no verifier, RuntimeError
     where math-verify is needed and does not start.
     """
+    if (kind := question.problem_type.casefold()) in TASKS:
+        return _graded(text, question, kind, caption_judge)
     box = last_box(text)
     answer = None
     if box is not None:
         answer = canonical_answer(box, question.options, question.problem_type, strict_match=strict_match)
-    if answer is not None and question.problem_type.casefold() == "math":
+    if answer is not None and kind == "math":
         answer = _judged(answer, question.gold)
     score = float(answer is not None and answer == question.gold)
     return Facts(answer, well_formed(text, lenient=lenient_format), score)
+
+
+def _graded(text: str, question, kind: str, caption_judge: Judge) -> Facts:
+    task = TASKS[kind]
+    gold = json.loads(question.gold)
+    parts = task.read(text, gold)
+    if "caption" in parts:
+        parts = {"events": caption_judge(parts["caption"], gold["events"])}
+    answer = canonical(parts) if parts else None
+    terms = task.terms(answer, question.gold)
+    return Facts(answer, task.well_formed(text, gold), task.score(answer, question.gold), terms)

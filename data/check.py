@@ -1,14 +1,15 @@
 """`python -m data.check rows.jsonl --data-root D [--decode] [--tokens MODEL] [--against F]`: which rows are wrong.
 
 Run it before a night of training. Unusable rows (an answer that is not among the options, no file, ...) and duplicates
-are always looked for; --decode reads every clip and image, --tokens also counts every prompt, --against compares the
-media files with those of an evaluation set.
+are always looked for; --decode reads every clip and image (and holds the `duration` of a gold answer against its clip),
+--tokens also counts every prompt, --against compares the media files with those of an evaluation set.
 Exit code 0 where every row is fine, 1 where one is not, 2 with one line where a file or a flag is not as it must be.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import sys
 from collections import Counter
@@ -26,7 +27,11 @@ from data.dataset import BadRow, load_questions, report_bad_rows
 from data.prompts import build_prompt, processor_inputs
 from data.video import ClipError
 from episode import Question, View
+from tasks import TASKS
 from verifiers import split_option
+
+SLACK = 1.0
+"""Seconds by which an annotated duration may miss the clip's: a reversed clip's intervals are off by as much."""
 
 
 @dataclass
@@ -66,7 +71,8 @@ class CheckArgs:
 
 
 def check_files(questions: Sequence[Question], args: CheckArgs, processor=None) -> Iterator[BadRow]:
-    """Rows whose file cannot be read and, with a processor, those whose prompt is too long."""
+    """Rows whose file cannot be read or is no clip of the gold answer's duration and, with a processor, those whose
+    prompt is too long."""
     settings = ClipSettings(args.frames, args.max_pixels, args.min_frame_pixels, args.max_frame_pixels)
     with Clips(settings, workers=args.workers, deadline=args.decode_timeout) as clips:
         for at in range(0, len(questions), 4 * args.workers):  # a few at a time: decoded clips take megabytes
@@ -77,10 +83,20 @@ def check_files(questions: Sequence[Question], args: CheckArgs, processor=None) 
                 except ClipError as error:
                     yield _bad(args, question, "path", f"{question.data_type} cannot be decoded", str(error))
                     continue
+                stated = duration(question)
+                if stated is not None and abs(stated - (lasts := view.source_frames / view.fps)) > SLACK:
+                    yield _bad(args, question, "solution", "duration is not the clip's", f"{stated:g} s, {lasts:g} s")
                 tokens = prompt_tokens(processor, question, view) if processor else 0
                 if tokens > args.max_prompt_tokens:
                     reason = f"prompt is longer than --max-prompt-tokens {args.max_prompt_tokens}"
                     yield _bad(args, question, "row", reason, f"{tokens} tokens")
+
+
+def duration(question: Question) -> float | None:
+    """Seconds of the clip, as a gold answer with intervals states them; None of any other."""
+    if question.data_type != "video" or question.problem_type not in TASKS:
+        return None
+    return json.loads(question.gold).get("duration")
 
 
 def prompt_tokens(processor, question: Question, view: View | None) -> int:

@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from string import ascii_uppercase
 
+from data.rows import RawRow, read_rows
 from verifiers import last_box, split_option
 
 CLIPPED_TASKS = ("action_sequence", "action_localization")
@@ -31,7 +32,8 @@ class Refused(Exception):
         super().__init__(field, reason, str(detail)[:200])
 
 
-def _text(row: dict, name: str) -> str:
+def text_of(row: dict, name: str) -> str:
+    """A field of a release's row as text; Refused where it is missing, empty or neither text nor a number."""
     value = row.get(name)
     if isinstance(value, int | float) and not isinstance(value, bool):
         value = str(value)
@@ -42,7 +44,8 @@ def _text(row: dict, name: str) -> str:
     return value.strip()
 
 
-def _texts(row: dict, name: str) -> list[str]:
+def texts_of(row: dict, name: str) -> list[str]:
+    """A field that is a list of texts; Refused where it is none."""
     values = row.get(name)
     if not isinstance(values, list) or not all(isinstance(value, str | int | float) for value in values):
         raise Refused(name, "must be a list of texts", f"got {type(values).__name__}")
@@ -79,7 +82,7 @@ def _open_question(row: dict, question: str, gold: str, **media) -> dict:
         raise Refused("problem_type", "must be math or exact_match", f"got {stated!r}")
     math = stated == "math" if stated else is_math(gold)
     return {
-        "problem": _text(row, question).replace("<image>", "").strip(),
+        "problem": text_of(row, question).replace("<image>", "").strip(),
         "data_type": "image" if media else "text",
         "problem_type": "math" if math else "free-form",
         "solution": f"<answer>{gold}</answer>",
@@ -106,10 +109,10 @@ def video_r1(row: dict, stem: str) -> dict:
     The donor's list is the same with fewer rows. Its `data_source` (a folder such as CLEVRER) becomes
     `original_source`. Not verified: that no `problem_id` occurs twice.
     """
-    kind = _text(row, "problem_type").casefold()
+    kind = text_of(row, "problem_type").casefold()
     if kind not in ("multiple choice", "numerical"):
         raise Refused("problem_type", 'only "multiple choice" and "numerical" are kept', f"got {kind!r}")
-    if "<answer>" not in _text(row, "solution"):
+    if "<answer>" not in text_of(row, "solution"):
         raise Refused("solution", "holds no answer tag")
     fields = ("problem", "data_type", "options", "solution", "path", "task_type", "start", "end")
     kept = {name: row[name] for name in fields if row.get(name) is not None}
@@ -122,7 +125,7 @@ def tvbench(row: dict, stem: str) -> dict:
     The task is the file's name, and the folder of its videos; letters are generated; the gold letter is that of the
     candidate equal to the answer. Verified: names of tasks, columns.
     """
-    candidates, answer = _texts(row, "candidates"), _text(row, "answer")
+    candidates, answer = texts_of(row, "candidates"), text_of(row, "answer")
     if len(candidates) > len(ascii_uppercase):
         raise Refused("candidates", "are more than the letters", len(candidates))
     if answer not in (stripped := [candidate.strip() for candidate in candidates]):
@@ -131,7 +134,7 @@ def tvbench(row: dict, stem: str) -> dict:
     if stripped.count(answer) > 1:
         raise Refused("candidates", "hold the answer twice: one of two right letters would be wrong", f"{answer!r}")
     gold = ascii_uppercase[stripped.index(answer)]
-    question = _video_choice(_text(row, "question"), options, gold, f"{stem}/{_text(row, 'video')}", stem)
+    question = _video_choice(text_of(row, "question"), options, gold, f"{stem}/{text_of(row, 'video')}", stem)
     if stem in CLIPPED_TASKS:
         for bound in ("start", "end"):
             if row.get(bound) is None:
@@ -161,9 +164,9 @@ def sti_bench(row: dict, stem: str) -> dict:
             raise Refused(name, "must be a number of seconds", f"got {value!r}")
     if not 0 <= times[0] < times[1] < float("inf"):
         raise Refused("time_start", "must lie before time_end, neither negative", f"got {times[0]} and {times[1]}")
-    problem = f"From {times[0]} s to {times[1]} s. {_text(row, 'Question')}"
+    problem = f"From {times[0]} s to {times[1]} s. {text_of(row, 'Question')}"
     options = [f"({letter}) {text}" for letter, text in sorted(candidates.items()) if text is not None]
-    return _video_choice(problem, options, _text(row, "Answer"), _text(row, "Video"), row.get("Task"))
+    return _video_choice(problem, options, text_of(row, "Answer"), text_of(row, "Video"), row.get("Task"))
 
 
 _BRACKETED = re.compile(r"\(([A-Z])\)")
@@ -175,15 +178,15 @@ def mmr_v(row: dict, stem: str) -> dict:
     Empty options are padding and dropped; the rest read "A. ..."; the gold letter is correctAnswer's. Verified: these
     columns. Not verified: whether `question_idx` is unique, so rows are named by their place.
     """
-    pairs = [(option, split_option(option)) for option in _texts(row, "options") if option.strip()]
+    pairs = [(option, split_option(option)) for option in texts_of(row, "options") if option.strip()]
     for option, pair in pairs:
         if pair is None:
             raise Refused("options", 'each must start with its letter, as "(A) left"', f"got {option!r}")
-    gold = _BRACKETED.match(_text(row, "correctAnswer"))
+    gold = _BRACKETED.match(text_of(row, "correctAnswer"))
     if gold is None:
         raise Refused("correctAnswer", 'must start with its letter, as "(A)"', f"got {row['correctAnswer']!r}")
     options = [f"{letter}. {text}" for _, (letter, text) in pairs]
-    return _video_choice(_text(row, "question"), options, gold[1], _text(row, "video"), row.get("abilityType_L2"))
+    return _video_choice(text_of(row, "question"), options, gold[1], text_of(row, "video"), row.get("abilityType_L2"))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -202,15 +205,15 @@ def dapo_math(row: dict, stem: str) -> dict:
     """
     prompt = row.get("prompt")
     if isinstance(prompt, str):
-        return _open_question(row | {"problem_type": "math"}, "prompt", _text(row, "solution"))
+        return _open_question(row | {"problem_type": "math"}, "prompt", text_of(row, "solution"))
     messages = prompt if isinstance(prompt, list) and len(prompt) == 1 else [None]
     if not isinstance(messages[0], dict):
         raise Refused("prompt", "must be text or a list of one message")
-    first, _, problem = _text(messages[0], "content").partition("\n\n")
+    first, _, problem = text_of(messages[0], "content").partition("\n\n")
     if not first.startswith(_DAPO_FIRST) or not problem.endswith(_DAPO_LAST):
         raise Refused("prompt", "lacks the instructions of the release", f"begins {first[:60]!r}")
     reward = row.get("reward_model")
-    gold = _text(reward if isinstance(reward, dict) else {}, "ground_truth")
+    gold = text_of(reward if isinstance(reward, dict) else {}, "ground_truth")
     return _open_question({"prompt": problem.removesuffix(_DAPO_LAST), "problem_type": "math"}, "prompt", gold)
 
 
@@ -223,7 +226,7 @@ def virl(row: dict, stem: str) -> dict:
     images = row.get("image")
     if not isinstance(images, list) or len(images) != 1:
         raise Refused("image", "rows of exactly one image are kept", f"got {images!r}"[:60])
-    gold = last_box(_text(row, "answer"))
+    gold = last_box(text_of(row, "answer"))
     if gold is None:
         raise Refused("answer", "holds no \\boxed{}")
     return _open_question({"question": row.get("question")}, "question", gold.strip(), path=_image(images[0]))
@@ -236,7 +239,7 @@ def thinklite_vl_hard(row: dict, stem: str) -> dict:
     sets of columns. Not verified: whether rows of the release have a `ground_truth` beside `answer` (it would be used),
     nor that `id` is unique, so rows are named by their place.
     """
-    gold = _text(row, "ground_truth" if row.get("ground_truth") is not None else "answer")
+    gold = text_of(row, "ground_truth" if row.get("ground_truth") is not None else "answer")
     return _open_question(row, "problem", gold, path=_image(row.get("image")))
 
 
@@ -257,6 +260,8 @@ class Corpus:
     """The release's annotation files, as a pattern of its paths."""
     own_id: tuple[str, ...] = ()
     """Where a row holds the release's id; empty: rows are named by file and place."""
+    rows: Callable[[Path], Iterator[RawRow]] = read_rows
+    """Opens an annotation file that is no parquet; rows of JSON or JSONL unless it is laid out otherwise."""
 
     def id_of(self, row: dict) -> str | None:
         """The release's own id of a row, None without one."""

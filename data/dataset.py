@@ -9,6 +9,7 @@ skipped in silence and nothing is substituted.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import random
 import re
@@ -21,8 +22,10 @@ from string import ascii_uppercase
 from data.paths import Outside, confined
 from data.rows import RawRow, read_rows
 from episode import TASK_TYPES, Question
+from tasks import TASKS, canonical
 from verifiers import VERIFIERS, canonical_answer, last_box, split_option
 
+PROBLEM_TYPES = (*VERIFIERS, *TASKS)
 DATA_TYPES = ("video", "image", "text")
 NULL_OPTION = "None of the above"
 NULL_OPTION_MODES = ("video", "all", "off")
@@ -131,7 +134,25 @@ def _options(row: dict) -> tuple[str, ...]:
     return tuple(option.strip() for option in options)
 
 
+def _parts(row: dict, problem_type: str, options: tuple[str, ...]) -> str:
+    """The gold answer of a type in `tasks.TASKS`: an object, or JSON text of one."""
+    solution = row.get("solution")
+    if isinstance(solution, str):
+        try:
+            solution = json.loads(solution)
+        except (ValueError, RecursionError) as error:
+            raise _Fault("solution", "is not valid JSON", error) from error
+    if not isinstance(solution, dict):
+        raise _Fault("solution", "must be an object of the answer's parts", f"got {type(solution).__name__}")
+    try:
+        return canonical(TASKS[problem_type].check(solution, options))
+    except ValueError as error:
+        raise _Fault("solution", *error.args) from error
+
+
 def _gold(row: dict, problem_type: str, options: tuple[str, ...]) -> str:
+    if problem_type in TASKS:
+        return _parts(row, problem_type, options)
     solution = _text_field(row, "solution", required=True)
     tagged = _ANSWER_TAG.search(solution)
     boxed = last_box(solution)
@@ -189,8 +210,8 @@ def _question(raw: RawRow, root: str, null_option: str, check_files: bool, task_
             raise _Fault(field, "must not hold a token that stands for vision", f"got {special[0]}")
     data_type = _choice(row, "data_type", DATA_TYPES, required=True)
     problem_type = _text_field(row, "problem_type", required=True).casefold()
-    if problem_type not in VERIFIERS:
-        raise _Fault("problem_type", f"must be one of {', '.join(VERIFIERS)}", f"got {problem_type!r}")
+    if problem_type not in PROBLEM_TYPES:
+        raise _Fault("problem_type", f"must be one of {', '.join(PROBLEM_TYPES)}", f"got {problem_type!r}")
     options, null_letter = _options(row), None
     if problem_type == "multiple choice" and len(options) < 2:
         raise _Fault("options", "multiple choice needs at least two", f"got {len(options)}")

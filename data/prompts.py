@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from episode import Prompt, Question, View
+from tasks import TASKS, user_turn
 
 # Paper App. B.1, "Training System Prompt", verbatim.
 SYSTEM_PROMPT = (
@@ -22,7 +23,12 @@ IMAGE_OPTIONS = {"do_resize": False}
 
 
 def question_text(question: Question, answer_request: str = ANSWER_REQUEST) -> str:
-    """The user turn's text: problem, one option per line, and the request for a boxed answer (empty to leave out)."""
+    """The user turn's text: problem, one option per line, and the request for a boxed answer (empty to leave out).
+
+    A type of `tasks.TASKS` has words of its own in the place of the paper's.
+    """
+    if answer_request == ANSWER_REQUEST and question.problem_type in TASKS:
+        return user_turn(question)
     lines = [question.problem]
     if question.options:
         lines += ["Options:", *question.options]
@@ -41,6 +47,8 @@ def build_prompt(
 ) -> Prompt:
     """Render the chat template with clip or image before the text (as the donor recipe does) and the reply opened."""
     content = [{"type": "text", "text": question_text(question, answer_request)}]
+    if system_prompt == SYSTEM_PROMPT and question.problem_type in TASKS:
+        system_prompt = ""  # it asks for a box
     if view is not None:
         content.insert(0, {"type": "image" if view.still else "video"})
     messages = [{"role": "user", "content": content}]

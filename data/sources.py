@@ -2,9 +2,10 @@
 
     python -m data.sources tvbench --input TVBench/json --prefix TVBench/video --media-root data --output tvbench.jsonl
 
-Seven corpora (`data/corpora.py`), as .json, .jsonl or .parquet. Every input row becomes an output row, or a line of
-OUTPUT.refused.txt with file, row, field and reason; the output passes `data.dataset.load_questions` as it is. Rows of
-several corpora may be put into one file: ids begin with the corpus' name, `path` with --prefix.
+The paper's seven corpora (`data/corpora.py`) and those of its neighbours (`data/neighbours.py`), as .json, .jsonl or
+.parquet. Every input row becomes an output row, or a line of OUTPUT.refused.txt with file, row, field and reason; the
+output passes `data.dataset.load_questions` as it is. Rows of several corpora may be put into one file: ids begin with
+the corpus' name, `path` with --prefix.
 
 Nothing in the files is executed or unpickled, and nothing is fetched without --download. Video-R1's own file needs no
 conversion to be trained on; this keeps the donor recipe's part of it. Exit code 0, or 2 with one line.
@@ -25,16 +26,19 @@ import tyro
 
 from data.corpora import CORPORA, Corpus, Refused, inside
 from data.dataset import BadRow, load_questions, report_bad_rows
+from data.neighbours import NEIGHBOURS
 from data.parquet import read_parquet
 from data.paths import Outside, confined
-from data.rows import RawRow, read_rows
+from data.rows import RawRow
+
+SOURCES = CORPORA | NEIGHBOURS
 
 
 @dataclass
 class Args:
     """Convert a public corpus into training rows (JSONL, Video-R1's row format)."""
 
-    name: Annotated[Literal[tuple(CORPORA)], tyro.conf.Positional]
+    name: Annotated[Literal[tuple(SOURCES)], tyro.conf.Positional]
     """The corpus."""
     input: tuple[Path, ...]
     """Annotation files, or folders of them (.json, .jsonl, .parquet)."""
@@ -51,6 +55,8 @@ class Args:
     """Name rows by their place (NAME/ROW) even where the release has ids."""
     images: bool = False
     """Video-R1: keep its image rows too (the paper's images are others)."""
+    score_first_box: bool = True
+    """GOT-10k: score the first box, as published, although the prompt holds it."""
     download: bool = False
     """First fetch the annotation files from Hugging Face into the folder --input (videos are yours to fetch)."""
     limit: int = 20
@@ -130,7 +136,7 @@ class _Converter:
     """One run's settings, and the ids seen so far."""
 
     def __init__(self, args: Args, several_files: bool):
-        self.args, self.corpus = args, CORPORA[args.name]
+        self.args, self.corpus = args, SOURCES[args.name]
         self.by_file = several_files or args.name == "tvbench"  # whose tasks are files
         self.keep = None if args.keep is None else keep_list(args.keep, self.corpus)
         self.kept: set[str] = set()
@@ -153,6 +159,8 @@ class _Converter:
         ours = self.corpus.convert(row, file.stem)
         if ours.get("data_type") == "image" and self.args.name == "video_r1" and not self.args.images:
             raise Refused("data_type", "image rows are left out; --images keeps them")
+        if ours["problem_type"] == "tracking" and not self.args.score_first_box:
+            ours["solution"]["given"] = 1
         self._once(name, ours, f"{file.name}:{number}")
         if isinstance(ours.get("path"), bytes):
             if self.args.media_root is None:
@@ -199,7 +207,7 @@ def convert(args: Args) -> tuple[int, list[BadRow], set[str]]:
     try:
         with part.open("wb") as lines:
             for file in files:
-                for raw in read_parquet(file) if file.suffix == ".parquet" else read_rows(file):
+                for raw in read_parquet(file) if file.suffix == ".parquet" else converter.corpus.rows(file):
                     try:
                         lines.write(converter.line(raw, file))
                         origins.append((file, raw.number))
@@ -246,6 +254,10 @@ def _write_refused(path: Path, bad: list[BadRow]) -> None:
 
 def download(corpus: Corpus, folder: Path) -> None:
     """Fetch the annotation files of a corpus from Hugging Face into a folder. ValueError without a network."""
+    if not corpus.annotations:
+        raise ValueError(
+            f"{corpus.title} is not on Hugging Face; get its annotation files from {corpus.repo} on GitHub"
+        )
     import httpx
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError
@@ -266,7 +278,7 @@ def main(argv: list[str] | None = None) -> int:
         if args.download:
             if len(args.input) != 1 or args.input[0].is_file():
                 raise ValueError("--download needs one folder as --input")
-            download(CORPORA[args.name], args.input[0])
+            download(SOURCES[args.name], args.input[0])
         written, bad, missing = convert(args)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -316,3 +316,45 @@ def sample_clip(
         resized += [resize(one[None], *size) for one in raw]
         raw.clear()
     return View(torch.cat(resized), "identity", source.fps(first, last), last - first, indices)
+
+
+@dataclass(frozen=True)
+class ClipFacts:
+    """What annotations of a clip are held against."""
+
+    frames: int
+    fps: float
+    height: int
+    width: int
+
+
+def inspect_clip(path: str | Path) -> ClipFacts:
+    """A clip's frames, rate and size; decodes its first frame alone. ClipError as `sample_clip`."""
+    path = os.fspath(path)
+    reader = _open(path)
+    source = _inspect(path, reader)
+    height, width = next(_frames(source, reader, [0])).shape[:2]
+    return ClipFacts(source.total, source.rate, height, width)
+
+
+def frames_every(path: str | Path, seconds: float) -> tuple[int, ...]:
+    """Indices of the frames on display at 0, `seconds`, 2 `seconds`, ...; ascending, each once. ClipError as above."""
+    source = _inspect(os.fspath(path), _open(os.fspath(path)))
+    duration = source.total / source.rate if source.steady else float(source.seconds[-1]) + 1 / source.rate
+    times = [number * seconds for number in range(math.ceil(duration / seconds - 1e-6))]
+    return tuple(dict.fromkeys(source.clip_range(time, None)[0] for time in times))
+
+
+def read_frames(
+    path: str | Path, indices: Sequence[int], *, min_pixels: int = 4 * CELL * CELL, max_pixels: int
+) -> Iterator[torch.Tensor]:
+    """Frames `indices` (ascending) one by one, uint8 (3, H, W), each resized as a still of that budget would be.
+    ClipError as above."""
+    path = os.fspath(path)
+    reader = _open(path)
+    for frame in _frames(_inspect(path, reader), reader, indices):
+        try:
+            size = frame_size(*frame.shape[:2], min_pixels=min_pixels, max_pixels=max_pixels)
+        except ValueError as error:
+            raise ClipError(f"{path}: {error}") from error
+        yield resize(frame[None], *size)[0]

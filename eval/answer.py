@@ -204,7 +204,7 @@ def _row(question: Question, text: str) -> dict:
         "pair_id": question.pair_id,
         "side": question.side,
         "subtask": question.subtask,
-        "correct": facts.score > 0,
+        "correct": facts.right,
         "answer": facts.answer,
         "prediction": text,
     }

@@ -9,17 +9,22 @@ a reader of the numbers has to know of the questions.
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from data.dataset import BadRow, load_questions
 from data.rows import read_rows
 from episode import Question
 from eval.layouts import LAYOUTS, TIMEBLIND_PATTERN, Item, dybench_text, read_release
 from eval.replies import read_caption, read_caption_matching, read_choice, read_yes_no
-from eval.scoring import content
+from eval.scoring import GROUNDED, content
+from grounding import interval_iop
+from tasks import TASKS
+from verifiers import verify
 
 NAMES = tuple(LAYOUTS)
 
@@ -92,6 +97,8 @@ def read_answer(name: str, item: Item, reply: str) -> str | None:
     Never raises on the text, whatever it is.
     """
     options = item.question.options
+    if name in GROUNDED:
+        return verify(reply, item.question).answer
     if name == "tempcompass_captioning":
         return read_caption(reply, options)
     if name == "tempcompass_caption_matching":
@@ -99,12 +106,25 @@ def read_answer(name: str, item: Item, reply: str) -> str | None:
     return read_choice(reply, options) if options else read_yes_no(reply)
 
 
+def judge(name: str, item: Item, answer: str | None) -> dict[str, Any]:
+    """`correct`, and of GROUNDED the `scores` that its metrics are made of: the published terms, and `iop` where there
+    are intervals. There `correct` is the right letter, or else an IoU of 0.5."""
+    gold = item.question.gold
+    if name not in GROUNDED:
+        return {"correct": answer is not None and answer == gold}
+    scores = TASKS[item.question.problem_type].terms(answer, gold)
+    parts, right = ({} if text is None else json.loads(text) for text in (answer, gold))
+    if "intervals" in right:
+        scores["iop"] = interval_iop(parts.get("intervals", ()), right["intervals"])
+    return {"correct": scores.get("answer", float(scores["iou"] >= 0.5)) == 1, "scores": scores}
+
+
 def remarks(name: str, items: Sequence[Item]) -> list[str]:
     """What a reader of the numbers must know of the questions: not the whole benchmark, groups that are incomplete,
     pairs that measure nothing, captions that no judge reads. Empty for the whole of any other benchmark.
     """
     size, found = LAYOUTS[name].size, []
-    if len(items) != size:
+    if size is not None and len(items) != size:
         found.append(f"{len(items)} questions; the whole benchmark has {size}")
     if name == "tempcompass_captioning":
         found.append("no judge: read by words only")

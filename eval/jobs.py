@@ -33,6 +33,10 @@ FOLDERS = {
     "tempcompass_captioning": ("TempCompass", "captioning"),
     "videomme": ("Video-MME", "videomme"),
     "mvbench": ("MVBench", "test.json", "json"),
+    "charades_sta": ("Charades-STA", "charades_sta.json"),
+    "activitynet": ("ActivityNet", "activitynet.json"),
+    "nextgqa": ("NExT-GQA", "nextgqa.json"),
+    "got10k": ("GOT-10k", "got10k.json"),
 }
 """Benchmark -> its folder under --data-root, named as the release, and its questions in there: the first that is. Of
 MVBench, the release's branch `video` before its branch `main`."""

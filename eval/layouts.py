@@ -6,6 +6,8 @@
 | timeblind | data.jsonl | row index |
 | tempcompass_* | the repository's JSON, video -> dim -> list; or the release's parquet (or folder) | VIDEO/DIM/INDEX |
 | videomme | the parquet file, or its folder; JSON rows with the same columns | question_id |
+| charades_sta, activitynet | VideoChat-R1's JSON, video -> timestamps and sentences | VIDEO/INDEX |
+| nextgqa, got10k | VideoChat-R1's JSON list | the row's id; its path |
 | mvbench | json/TASK.json, the folder json/ of the 20, or test.json of the release's branch `video` | TASK/INDEX |
 
 Where clips lie below the data root is tried in the order of the layouts known (`_clip`); none is opened here. A clip
@@ -29,12 +31,15 @@ from pathlib import Path
 from string import ascii_uppercase
 from typing import Any
 
+from data.corpora import Refused
 from data.dataset import BadRow
+from data.neighbours import NEIGHBOURS
 from data.parquet import read_parquet
 from data.paths import Outside, confined
 from data.rows import RawRow, read_rows
 from episode import Question
 from eval.replies import caption_options
+from tasks import TASKS, canonical, user_turn
 from verifiers import canonical_answer, lettered, split_option
 
 
@@ -419,6 +424,34 @@ def _mvbench(row: _Row, root: Path | None) -> Item:
     return Item(f"{task}/{row.index}", question, prompt, {"task": task}, {"video": video, "folder": row.folder})
 
 
+def _grounded_files(name: str, path: Path) -> Iterator[tuple[Path, _Row | RawRow]]:
+    for file in _files(path, "*.json"):
+        yield from ((file, raw) for raw in NEIGHBOURS[name].rows(file))
+
+
+def _grounded(name: str, row: _Row, root: Path | None) -> Item:
+    """A row as training reads it, in training's words. An interval may end after its clip, as in Charades-STA's own
+    test set: it is scored as it is published."""
+    corpus = NEIGHBOURS[name]
+    try:
+        ours = corpus.convert(row.value, "")
+        gold, kind = ours["solution"], ours["problem_type"]
+        if isinstance(gold.get("intervals"), list):
+            ends = [pair[1] for pair in gold["intervals"] if isinstance(pair, list) and len(pair) == 2]
+            gold["duration"] = max([gold["duration"], *(end for end in ends if isinstance(end, int | float))])
+        options = _options(ours["options"], "options") if ours.get("options") else ()
+        gold = canonical(TASKS[kind].check(gold, options))
+    except Refused as refusal:
+        raise _Refused(*refusal.args) from refusal
+    except ValueError as error:
+        raise _Refused("solution", *error.args) from error
+    path = _clip(root, ours["path"], "{}", "videos/{}", "video/{}")
+    question = Question("", row.number, ours["problem"], "video", kind, options, gold, path, data_source=name)
+    facts = {"type": ours["original_question_type"]} if ours.get("original_question_type") else {}
+    own = corpus.id_of(row.value) or str(row.number)
+    return Item(own, question, user_turn(question), facts, {"video": ours["path"]})
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # The table
 
@@ -429,8 +462,12 @@ class Layout:
 
     files: Callable[[Path], Iterator[tuple[Path, _Row | RawRow]]]
     item: Callable[[_Row, Path | None], Item]
-    size: int
-    """Questions of the whole benchmark."""
+    size: int | None
+    """Questions of the whole benchmark; None where no source at hand says."""
+
+
+def _grounded_of(name: str) -> Layout:
+    return Layout(lambda path: _grounded_files(name, path), lambda row, root: _grounded(name, row, root), None)
 
 
 def _tempcompass_of(name: str, size: int) -> Layout:
@@ -446,6 +483,10 @@ LAYOUTS = {
     "tempcompass_captioning": _tempcompass_of("tempcompass_captioning", 2004),
     "videomme": Layout(lambda path: _plain(path, "*.parquet", "*.json", "*.jsonl"), _videomme, 2700),
     "mvbench": Layout(_mvbench_files, _mvbench, 4000),
+    "charades_sta": _grounded_of("charades_sta"),
+    "activitynet": _grounded_of("activitynet"),
+    "nextgqa": _grounded_of("nextgqa"),
+    "got10k": _grounded_of("got10k"),
 }
 
 

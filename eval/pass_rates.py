@@ -118,7 +118,10 @@ def sample(args: PassRateArgs, folder: str, questions: Sequence[Question], devic
 
 
 def pass_rate(answered: Answered) -> dict:
-    """One row of the output: null where the question could not be asked, with the reason in `error`."""
+    """One row of the output: null where the question could not be asked, with the reason in `error`.
+
+    Of answers that may be right in part, `terms` has the mean of the score and of each term.
+    """
     question, rollouts = answered.question, answered.rollouts
     row = {"id": question.id, "row": question.row, "data_source": question.data_source}
     row |= {"fingerprint": fingerprint(question), "rollouts": len(rollouts)}
@@ -126,17 +129,19 @@ def pass_rate(answered: Answered) -> dict:
     if answered.error:
         return row | dict.fromkeys(names) | {"error": answered.error}
     facts = [verify(rollout.text, question) for rollout in rollouts]
-    passes = sum(fact.score > 0 for fact in facts)
+    passes = sum(fact.right for fact in facts)
+    terms = {name: sum(fact.terms[name] for fact in facts) / len(facts) for name in facts[0].terms}
+    terms |= {"score": sum(fact.score for fact in facts) / len(facts)} if terms else {}
     tokens = sum(len(rollout.ids) for rollout in rollouts) / len(rollouts)
     unreadable = sum(fact.answer is None for fact in facts)
     truncated = sum(rollout.finish == "length" for rollout in rollouts)
     values = (passes, passes / len(rollouts), tokens, unreadable, truncated)
-    return row | dict(zip(names, values, strict=True)) | {"error": ""}
+    return row | dict(zip(names, values, strict=True)) | ({"terms": terms} if terms else {}) | {"error": ""}
 
 
 def report(rows: Sequence[dict], bad: Sequence[BadRow]) -> str:
-    """Per source: rows, how many were all right and all wrong, the mean pass rate in percent."""
-    lines = []
+    """Per source: rows, how many all right and all wrong, the mean pass rate in percent; and the means of `terms`."""
+    lines, means = [], []
     sources = sorted({row["data_source"] for row in rows})
     for name, of in [(source, {source}) for source in sources] + [("all", set(sources))]:
         asked = [row for row in rows if row["data_source"] in of and not row["error"]]
@@ -152,7 +157,13 @@ def report(rows: Sequence[dict], bad: Sequence[BadRow]) -> str:
                 "mean tokens": sum(row["mean_tokens"] for row in asked) / len(asked) if asked else None,
             }
         )
+        for term in dict.fromkeys(term for row in asked for term in row.get("terms", ())):
+            found = [row["terms"][term] for row in asked if term in row.get("terms", ())]
+            means.append(
+                {"source": lines[-1]["source"], "term": term, "rows": len(found), "mean": 100 * sum(found) / len(found)}
+            )
     remarks = [f"row {row['row']} was not asked: {row['error']}" for row in rows if row["error"]][:20]
     if bad:
         remarks.append(f"{len(bad)} rows are unusable and have no pass rate")
-    return "\n".join([table(lines, list(lines[0])), *remarks])
+    tables = [table(part, list(part[0])) for part in (lines, means) if part]
+    return "\n".join([*tables, *remarks])

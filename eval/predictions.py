@@ -32,9 +32,11 @@ from data.reader import Reader, open_clips
 from episode import Prompt, Question, View
 from eval import parts
 from eval.answer import Answered, as_they_come, in_chunks, share
-from eval.benchmarks import read_answer
+from eval.benchmarks import judge, read_answer
+from eval.clues import grounding, reason
 from eval.endpoint import Endpoint, GaveUp
 from eval.jobs import PAIRS, Benchmark, Job, Task, asked, data_root, place, rows_of
+from eval.layouts import Item
 from eval.scoring import counterfactual_report, report
 from eval.settings import GROUPS, BenchmarkArgs
 from eval.shown import Setting, show
@@ -75,9 +77,13 @@ def ask(args: BenchmarkArgs, folder: str, tasks: Sequence[Task], device: torch.d
     """Answer this rank's questions and append them to its parts. All ranks take part."""
     engine, processor = build(args, folder, device)
     prompts = Prompts(args, processor)
+    if args.clue_driven:
+        items = {(task.place, task.item.id): task.item for task in tasks}
+        tasks = [replace(task, item=grounding(task.item)) for task in tasks]
     sampling = Sampling(n=1, temperature=0.0, max_tokens=args.max_completion_tokens)
     how = dict(title="evaluate", ahead=prompts.ahead)
-    common = (engine, tasks, prompts.prompt, lambda _, prompt: Request(prompt, sampling, seed=0))
+    send = (prompts.prompt, lambda _, prompt: Request(prompt, sampling, seed=0))
+    common = (engine, tasks, *send)
     by_item = isinstance(engine, Endpoint)
     chunks = (
         as_they_come(*common, at_once=args.concurrency, **how)
@@ -86,8 +92,31 @@ def ask(args: BenchmarkArgs, folder: str, tasks: Sequence[Task], device: torch.d
     )
     with closing(engine) if by_item else nullcontext(), prompts.clips:
         for chunk in chunks:
+            if args.clue_driven and chunk:
+                chunk = _from_clues(args, chunk, items, engine, send, prompts)
             if dist.get_rank() % args.tensor_parallel == 0:  # the ranks of one engine hold the same answers
                 _append(args, chunk, prompts)
+
+
+def _from_clues(
+    args: BenchmarkArgs, chunk: list[Answered[Task]], items: dict, engine: Engine, send: tuple, prompts: Prompts
+) -> list[Answered[Task]]:
+    """A chunk of first answers -> the second ones; the ranks of one engine take part."""
+    tasks = [answered.question for answered in chunk]
+    own = [items[task.place, task.item.id] for task in tasks]
+
+    def ask(some: dict[int, Item]) -> dict[int, Answered[Item]]:
+        again = [replace(tasks[at], item=item) for at, item in some.items()]
+        said = [one for part in in_chunks(engine, again, *send, title="from the clue") for one in part]
+        return {at: replace(one, question=one.question.item) for at, one in zip(some, said, strict=True)}
+
+    found = list(reason([replace(one, question=one.question.item) for one in chunk], own, ask, args.clue_margin))
+    for task, one in zip(tasks, found, strict=True):
+        prompts.clues[task.place, task.item.id] = one.clue
+    return [
+        replace(one.answered, question=replace(task, item=item))
+        for one, task, item in zip(found, tasks, own, strict=True)
+    ]
 
 
 def build(args: BenchmarkArgs, folder: str, device: torch.device) -> tuple[Engine | ChatEngine | Endpoint, object]:
@@ -115,6 +144,8 @@ class Prompts:
         self._last: tuple[tuple, View | None] = ((), None)
         self.frames: dict[tuple[str, str], tuple[int, ...]] = {}
         """(place, id) -> frames shown, of what was asked and not yet written."""
+        self.clues: dict[tuple[str, str], list[list[float]]] = {}
+        """The same of --clue-driven: what the first reply pointed at."""
 
     def ahead(self, tasks: Sequence[Task]) -> None:
         """Read the clips that these will ask for, but for the one at hand."""
@@ -147,8 +178,11 @@ def _append(args: BenchmarkArgs, chunk: Sequence[Answered[Task]], prompts: Promp
     rows: dict[str, list[dict]] = {}
     for answered in chunk:
         task = answered.question
-        frames = prompts.frames.pop((task.place, task.item.id), ())
-        rows.setdefault(task.place, []).append(prediction(answered, frames, data_root(args)))
+        key = task.place, task.item.id
+        row = prediction(answered, prompts.frames.pop(key, ()), data_root(args))
+        if args.clue_driven:
+            row["clue"] = prompts.clues.pop(key)
+        rows.setdefault(task.place, []).append(row)
     for name, some in rows.items():
         Path(args.output, name).mkdir(parents=True, exist_ok=True)
         with open(Path(args.output, name, f"predictions.jsonl.part-{dist.get_rank():04d}"), "a") as part:
@@ -163,15 +197,15 @@ def prediction(answered: Answered[Task], frames: Sequence[int], data_root: str) 
     text = reply.text if reply else ""
     if task.benchmark == PAIRS:
         facts = verify(text, question)
-        answer, correct = facts.answer, facts.score > 0
+        answer, judged = facts.answer, {"correct": facts.right}
     else:
         answer = read_answer(task.benchmark, item, text)
-        correct = answer is not None and answer == question.gold
+        judged = judge(task.benchmark, item, answer)
     path = question.path and os.path.relpath(question.path, data_root)
     return {"id": item.id, "benchmark": task.benchmark, **asked(item), "path": path} | {
         "reply": text,
         "answer": answer,
-        "correct": correct,
+        **judged,
         "finish": reply.finish if reply else "",
         "error": answered.error,
         "frames": list(frames),

@@ -26,7 +26,8 @@ Part = tuple[str, str]
 FULL_VIDEO = "identity"
 COMPARED = (
     "engine", "dtype", "temperature", "seed", "frames", "max_pixels", "min_frame_pixels", "max_frame_pixels",
-    "system_prompt", "answer_request", "max_prompt_tokens", "max_completion_tokens", "body",
+    "system_prompt", "answer_request", "max_prompt_tokens", "max_completion_tokens", "body", "clue_driven",
+    "clue_margin",
 )  # fmt: skip
 """Settings of eval.run that answers depend on, besides the model and where it is served."""
 
@@ -53,6 +54,8 @@ class Answer:
     answer: str | None
     """Canonical; None where the scorer could read none."""
     correct: bool
+    scores: Mapping[str, float]
+    """Term -> 0..1, of a benchmark whose answers are right in part."""
     finish: str
     error: str
     """Why the question was not asked; empty where it was."""
@@ -64,6 +67,7 @@ _FIELDS: dict[str, tuple[type | UnionType, Any]] = {
     "reply": (str | None, None), "answer": (str | None, None),
     "gold": (str, ""), "path": (str | None, None), "start": (_NUMBER, None), "end": (_NUMBER, None),
     "pair_id": (str | None, None), "side": (str | None, None), "subtask": (str | None, None), "facts": (dict, {}),
+    "scores": (dict, {}),
     "finish": (str, ""), "error": (str, ""),
 }  # fmt: skip
 _REQUIRED = ("id", "problem", "options", "correct", "reply", "answer")

@@ -17,6 +17,7 @@ import numpy as np
 
 from eval.report_runs import FULL_VIDEO, Answer, Part, Run, common_units
 from eval.scoring import (
+    GROUNDED,
     Unit,
     accuracy_by_dynamic_fraction,
     both_answers,
@@ -46,6 +47,10 @@ TITLES = {
     "tempcompass_captioning": "TempCompass captioning",
     "videomme": "VideoMME",
     "mvbench": "MVBench",
+    "charades_sta": "Charades-STA",
+    "activitynet": "ActivityNet",
+    "nextgqa": "NExT-GQA",
+    "got10k": "GOT-10k",
 }
 STRICT = {"dybench": "pair_acc", "pairs": "pair_acc", "timeblind": "i_acc"}
 """Metric that is the share of units with every answer right (paper Sec. 4)."""
@@ -56,8 +61,12 @@ HEADINGS = {
     "i_acc": "I-Acc",
     "q_acc": "Q-Acc",
     "v_acc": "V-Acc",
+    "acc_gqa": "Acc@GQA",
+    "miou": "mIoU",
+    "miop": "mIoP",
+    "overlap": "Overlap",
 }
-"""Metric of `eval.scoring.unit_metrics` -> how the tables call it."""
+"""Metric of `eval.scoring.unit_metrics` -> how the tables call it; "r@0.5" is R@0.5."""
 SUBTASK_FACT = {"mvbench": "task", **{name: "dim" for name in TITLES if name.startswith("tempcompass_")}}
 """Benchmark of Fig. 1, right -> the fact of its items that names its sub-tasks."""
 PAIRED = ("dybench", "pairs")
@@ -162,7 +171,7 @@ def all_tables(
     for benchmark in dict.fromkeys(shortcuts):
         paper.append(shortcut_table(benchmark, shared, columns))
     paper += [subtask_table(name, shared[name, FULL_VIDEO], columns) for name in PAIRED if (name, FULL_VIDEO) in shared]
-    paper.append(relation_table(shared, columns, routed or {}))
+    paper += [relation_table(shared, columns, routed or {}), grounding_table(shared, columns)]
     paper += [fraction_table(name, shared, columns, types) for name, types in (routed or {}).items()]
     breakdowns = [tempcompass_table(shared, columns)]
     breakdowns += [table for part in parts if part[1] == FULL_VIDEO for table in fact_tables(part[0], shared, columns)]
@@ -171,10 +180,13 @@ def all_tables(
 
 
 def metrics_of(benchmark: str, *names: str) -> Metrics:
-    """Heading -> metric of `eval.scoring.unit_metrics`: those named, else Acc and a paired benchmark's strict one."""
+    """Heading -> metric of `eval.scoring.unit_metrics`: those named, else Acc and a paired benchmark's strict one; of a
+    benchmark whose answers are right in part all."""
     found = unit_metrics(benchmark)
+    if benchmark in GROUNDED:
+        names = tuple(found)
     names = names or ("acc", *([STRICT[benchmark]] if benchmark in STRICT else []))
-    return {HEADINGS[name]: found[name] for name in names}
+    return {HEADINGS.get(name, name.capitalize()): found[name] for name in names}
 
 
 # -- tables ------------------------------------------------------------------------------------------------------------
@@ -246,6 +258,17 @@ def relation_table(
         "differs (Fig. 1, left; less is better). Agreement: the same where the truth agrees (more is better)."
     )
     return Table("relations", "Same answers, questions and videos", note, found)
+
+
+def grounding_table(shared: Mapping[Part, Units], columns: Columns) -> Table:
+    """The benchmarks whose answers are right in part (VideoChat-R1's), full video."""
+    found = [
+        column
+        for name in GROUNDED
+        for column in columns(TITLES[name], shared.get((name, FULL_VIDEO), {}), metrics_of(name))
+    ]
+    note = "R@T: at least this IoU with the right interval. Acc@GQA: answered right and pointed right (IoP of 0.5)."
+    return Table("grounding", "Where and when: grounding and tracking", note, found)
 
 
 def fraction_table(

@@ -24,7 +24,7 @@ import tyro
 
 from data.dataset import BadRow, report_bad_rows
 from data.rows import read_rows
-from eval.benchmarks import NAMES, load, read_answer, rejected, remarks
+from eval.benchmarks import NAMES, judge, load, read_answer, rejected, remarks
 from eval.layouts import LAYOUTS, Item
 from eval.parts import write_whole
 from eval.scoring import part_of, report
@@ -83,7 +83,7 @@ def answered(name: str, item: Item, prediction: str | None) -> dict[str, Any]:
     question = item.question
     answer = None if prediction is None else read_answer(name, item, prediction)
     return {
-        "id": item.id, "correct": answer == question.gold, "answer": answer, "gold": question.gold,
+        "id": item.id, "answer": answer, "gold": question.gold, **judge(name, item, answer),
         "options": list(question.options), "pair_id": question.pair_id, "side": question.side,
         "subtask": question.subtask, "facts": item.facts, "missing": prediction is None,
     }  # fmt: skip

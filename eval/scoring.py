@@ -99,7 +99,11 @@ UNIT_SIZE = {"dybench": 2, "pairs": 2, "timeblind": 4}
 """Rows of one whole unit: a pair (`pairs` are rows of one's own), a TimeBlind instance of two questions on two videos
 (roles 0..3: Q0V0, Q0V1, Q1V0, Q1V1); everywhere else a unit is one row."""
 
-Unit = tuple[int, int, float]
+GROUNDED = ("charades_sta", "activitynet", "nextgqa", "got10k")
+"""Benchmarks whose answers are right in part (VideoChat-R1's): a row has `scores`, term -> 0..1."""
+FACETS |= {name: () for name in GROUNDED} | {"nextgqa": ("type",)}
+
+Unit = tuple[float, int, float]
 """What is drawn together by the bootstrap: things right, things there, and how many a random guess gets right."""
 
 
@@ -178,9 +182,11 @@ def _numbers(
     return {"metrics": numbers(found), "groups": groups}
 
 
-def part_of(name: str, rows: Sequence[Any], size: int) -> str:
+def part_of(name: str, rows: Sequence[Any], size: int | None) -> str:
     """Why the rows are not the whole of a benchmark of `size` rows: too few or too many, or incomplete units; "" where
-    they are."""
+    they are. None: nobody can tell."""
+    if size is None:
+        return "how many questions the whole benchmark has is not known here"
     if len(rows) != size:
         return f"{len(rows)} questions; the whole benchmark has {size}"
     wanted = UNIT_SIZE.get(name, 1)
@@ -224,6 +230,10 @@ def unit_metrics(name: str) -> Mapping[str, Callable[[Sequence[Any]], Unit]]:
     What a unit lacks is wrong and stays in the denominators: a pair of one side has two answers. All four cells of a
     TimeBlind block that lacks a row or an answer are invalid, as in its own scorer. A row lacks its answer where
     `missing` is true or `error` says why it was not asked; what a guess scores does not depend on that.
+
+    Of GROUNDED: `miou` and `r@T`, mean IoU and the share of rows with at least T (Charades-STA, ActivityNet); `overlap`
+    and `success@0.5`, mean IoU over a track's boxes (GOT-10k); NExT-GQA's `acc`, `miou`, `iou@T`, `miop`, `iop@T` (the
+    share of what is pointed at that is right) and `acc_gqa`, answered right and iop@0.5.
     """
     return _METRICS.get(name, {"acc": lambda rows: _right(rows, 1)})
 
@@ -262,12 +272,38 @@ def _cells(rows: Sequence[Any], groups: Sequence[Sequence[int]]) -> Unit:
     return hits, len(groups), sum(math.prod(chance(cells[role]) for role in group) for group in groups)
 
 
+def _term(name: str, least: float | None = None) -> Callable[[Sequence[Any]], Unit]:
+    """Of one row: a term's value, or whether it is at least `least`; 0 where the row has no answer."""
+
+    def count(rows: Sequence[Any]) -> Unit:
+        [row] = rows
+        value = (_field(row, "scores") or {}).get(name, 0.0)
+        return value if least is None else float(value >= least), 1, math.nan
+
+    return count
+
+
+def _grounded_right(rows: Sequence[Any]) -> Unit:
+    return float(_correct(rows[0]) and _term("iop", 0.5)(rows)[0] == 1), 1, math.nan
+
+
+def _recalls(term: str, mean: str, prefix: str, *least: float) -> dict[str, Callable[[Sequence[Any]], Unit]]:
+    return {mean: _term(term)} | {f"{prefix}@{value}": _term(term, value) for value in least}
+
+
 _PAIR = {
     "acc": lambda pair: _right(pair, 2),
     "pair_acc": lambda pair: _all_right(pair, 2),
     "same_answer": same_answer,
 }
+_MOMENT = _recalls("iou", "miou", "r", 0.3, 0.5, 0.7)
 _METRICS: dict[str, Mapping[str, Callable[[Sequence[Any]], Unit]]] = {
+    "charades_sta": _MOMENT,
+    "activitynet": _MOMENT,
+    "got10k": _recalls("iou", "overlap", "success", 0.5),
+    "nextgqa": {"acc": lambda rows: _right(rows, 1), "acc_gqa": _grounded_right}
+    | _recalls("iop", "miop", "iop", 0.3, 0.5)
+    | _recalls("iou", "miou", "iou", 0.3, 0.5),
     "dybench": _PAIR,
     "pairs": _PAIR,
     "timeblind": {
@@ -351,7 +387,7 @@ def interval(units: Sequence[Unit], *, seed: int = 0, resamples: int = RESAMPLES
 
     Units that are alike are counted instead of drawn one by one: a multinomial draw, the same distribution.
     """
-    kinds = Counter((int(hits), count) for hits, count, _ in _some(units))
+    kinds = Counter((float(hits), count) for hits, count, _ in _some(units))
     hits, counts = np.array(list(kinds), dtype=float).T
     # The last share takes what rounding leaves of 1.
     drawn = np.random.default_rng(seed).multinomial(len(units), np.array([*kinds.values()]) / len(units), resamples)

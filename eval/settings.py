@@ -114,7 +114,8 @@ class BenchmarkArgs(AskArgs):
     benchmarks: tuple[
         Literal[
             "dybench", "timeblind", "tempcompass", "videomme", "mvbench", "tempcompass_multi_choice",
-            "tempcompass_yes_no", "tempcompass_caption_matching", "tempcompass_captioning",
+            "tempcompass_yes_no", "tempcompass_caption_matching", "tempcompass_captioning", "charades_sta",
+            "activitynet", "nextgqa", "got10k",
         ], ...,
     ] = ()  # fmt: skip
     """Which; tempcompass = its three sub-tasks that need no judge, the fourth is captioning, by its own name."""
@@ -132,6 +133,10 @@ class BenchmarkArgs(AskArgs):
     shown: tuple[Setting, ...] = (IDENTITY,)
     """What of a clip: identity = all; single_frame, shuffled, text_only = what a shortcut needs (App. A.4, Table 4);
     horizontal_flip, temporal_reverse = its counterfactual, to compare the answers with identity's (Fig. 1, left)."""
+    clue_driven: bool = False
+    """VideoChat-R1's inference: ask for the clue in the clip first, then the question about the part around it."""
+    clue_margin: float = 1.0
+    """Seconds kept on either side of the clue (not published)."""
     accept_missing: bool = False
     """Score a benchmark although some of its questions could not be asked: each counts as wrong. Rows that are no
     questions are an error all the same."""
@@ -203,6 +208,12 @@ def check_benchmarks(args: BenchmarkArgs, ranks: int, ranks_per_node: int) -> No
         name, _, file = given.partition("=")
         if not file or name not in names:
             raise ValueError(f"--files {given} must be NAME=FILE, NAME one of {', '.join(sorted(names)) or 'none'}")
+    if args.clue_driven and (args.shown != (IDENTITY,) or args.pairs):
+        raise ValueError("--clue-driven looks at parts of the clip: drop --shown and --pairs")
+    if args.clue_driven and (open_ones := names & {"charades_sta", "activitynet", "got10k", "tempcompass_yes_no"}):
+        raise ValueError(f"--clue-driven needs options to choose from; {', '.join(sorted(open_ones))} has none")
+    if not 0 <= args.clue_margin < float("inf"):
+        raise ValueError(f"--clue-margin must be 0 or more seconds; got {args.clue_margin}")
     if args.engine == "openai":
         _check_endpoint(args, ranks)
     _check(args, ranks_per_node)

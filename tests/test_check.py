@@ -50,6 +50,16 @@ def run(root, capsys):
 
 
 @pytest.mark.slow
+def test_a_gold_answer_of_another_duration_than_the_clips(run):
+    asked = ROW | {"problem_type": "temporal grounding", "options": [], "task_type": None}
+    golds = [{"intervals": [[0, 0.5]], "duration": seconds} for seconds in (1.5, 30.0)]  # 0.8 s
+    rows = [asked | {"solution": gold, "problem": f"event {i}", "problem_id": i} for i, gold in enumerate(golds)]
+    code, out, _ = run(rows, "--decode", *SMALL)
+    assert code == 1 and "1 of 2 rows are fine" in out
+    assert ":2 solution: duration is not the clip's (30 s, 0.8 s)" in out
+
+
+@pytest.mark.slow
 def test_sound_rows(run, root):
     image = {"data_type": "image", "path": "a.png", "problem_id": 3}
     Image.fromarray(np.full((64, 64, 3), 9, np.uint8)).save(root / "a.png")

@@ -142,13 +142,13 @@ def slow_paid(method, question, first, second, settings):
     """App. B.3 and Sec. 3 in float64; None for the branch that is not trained on."""
     o, f = first.answers, first.well_formed
     base = slow_grpo(o, f)
+    length = slow_length(o, first.lengths, settings.length_bonus)
     if method == "grpo":
-        return [base]
+        return [[r + n for r, n in zip(base, length, strict=True)]]
     if method == "augment":
         return [base, slow_grpo(second.answers, second.well_formed)]
     if method == "t_grpo":
         temporal = slow_temporal(o, second.answers, settings.temporal_bonus, settings.temporal_threshold)
-        length = slow_length(o, first.lengths, settings.length_bonus)
         return [[r + t + n for r, t, n in zip(base, temporal, length, strict=True)], None]
     if method == "arrow_rl":
         reverse = slow_reverse(o, second.answers[0], settings.arrow_alpha, settings.arrow_as_printed)

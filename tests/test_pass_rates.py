@@ -56,6 +56,17 @@ def test_a_row_of_the_output():
     assert "damaged" in pass_rates.report([row], []) and "-" in pass_rates.report([row], [])
 
 
+def test_answers_that_are_right_in_part_have_a_mean_and_terms():
+    """Of hidden 2, 1: all right, the order wrong, unreadable, one of two."""
+    asked = dataclasses.replace(QUESTION, problem_type="order", gold='{"order": [2, 1], "candidates": 4}', options=())
+    texts = [f"<think>So.</think><answer>{said}</answer>" for said in ("2,1", "1,2", "both", "2,3")]
+    row = pass_rates.pass_rate(Answered(asked, [rollout(text) for text in texts]))
+    assert row["terms"] == {"selection": 0.625, "ordering": 0.5, "exact": 0.25, "score": 0.5625}
+    assert (row["passes"], row["pass_rate"], row["unreadable"]) == (3, 0.75, 1)
+    lines = pass_rates.report([row], []).splitlines()
+    assert ["ours", "exact", "1", "25.0"] in [line.split() for line in lines]
+
+
 def test_defaults_and_presets_are_trainings():
     ours = {field.name for field in dataclasses.fields(PassRateArgs)}
     for preset in ("paper", "toy"):

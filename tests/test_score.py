@@ -58,7 +58,7 @@ def round_of(method, questions, answers, settings=FOUR, scope="joint", row=None)
     """-> the round's groups by (question id, branch), and its metrics."""
     plan = planner(method, settings).plan([(0, asked) for asked in questions])
     groups, numbers = sampled(plan, answers), Accumulator()
-    scorer = Scorer(row or METHODS[method], settings, read, scope, EPS)
+    scorer = Scorer(row or METHODS[method], settings, read, scope)
     score(scorer, plan, groups, range(len(plan)), numbers)
     return {(group.question.id, group.branch): group for group in groups.values()}, numbers.reduce()
 
@@ -253,7 +253,7 @@ def test_verify_is_told_the_text_and_the_question():
         return read(text, asked)
 
     plan = planner("grpo", MethodSettings(rollouts=2)).plan([(0, question("x"))])
-    scorer = Scorer(METHODS["grpo"], MethodSettings(), watch, "joint", EPS)
+    scorer = Scorer(METHODS["grpo"], MethodSettings(), watch, "joint")
     score(scorer, plan, sampled(plan, {("x", 0): "A B!"}), range(1), Accumulator())
     assert seen == [("A", "x"), ("B!", "x")]
 
@@ -278,7 +278,7 @@ def test_branches_on_two_ranks_are_scored_as_on_one(monkeypatch, scope):
     answers = {("a", 0): "A A! B C", ("a", 1): "B C A B!", ("b", 0): "A B B B", ("b", 1): "A A B -"}
     asked, settings = [question("a"), question("b", "Static")], MethodSettings(rollouts=4)
     plan = planner("crpo", settings).plan([(0, q) for q in asked])
-    scorer = Scorer(METHODS["crpo"], settings, read, scope, EPS)
+    scorer = Scorer(METHODS["crpo"], settings, read, scope)
     whole, split = sampled(plan, answers), sampled(plan, answers)
     score(scorer, plan, whole, range(len(plan)), Accumulator())
     shares = [{i: split[i] for i in (0, 3)}, {i: split[i] for i in (1, 2)}]  # no question's branches together
@@ -290,7 +290,7 @@ def test_branches_on_two_ranks_are_scored_as_on_one(monkeypatch, scope):
 
 def test_ranks_of_one_engine_that_sampled_differently_stop_the_run(monkeypatch):
     plan = planner("grpo", MethodSettings(rollouts=2)).plan([(0, question("x"))])
-    scorer = Scorer(METHODS["grpo"], MethodSettings(), read, "joint", EPS)
+    scorer = Scorer(METHODS["grpo"], MethodSettings(), read, "joint")
     one, two = sampled(plan, {("x", 0): "A B"}), sampled(plan, {("x", 0): "A B"})
     as_two_ranks(monkeypatch, scorer, plan, [one, two])  # alike: fine
     two[0].rollouts[1] = replace(two[0].rollouts[1], ids=(9, 9))
@@ -306,7 +306,7 @@ def test_only_owned_groups_are_counted(monkeypatch):
     numbers = Accumulator()
     neighbour = {0: scoring.outcome(groups[0], read)}, {}
     monkeypatch.setattr(scoring, "gather_objects", lambda value: [value, neighbour])
-    score(Scorer(METHODS["grpo"], MethodSettings(), read, "joint", EPS), plan, groups, range(1, 2), numbers)
+    score(Scorer(METHODS["grpo"], MethodSettings(), read, "joint"), plan, groups, range(1, 2), numbers)
     assert groups[0].rewards is not None  # this engine's, so filled
     values = numbers.reduce()
     assert values["reward/correct"] == 0.5 and values["data/single_branch"] == 1

@@ -364,6 +364,7 @@ def test_part_of_names_too_few_rows_and_torn_units():
     rows = [row for instance in range(3) for row in block(instance, (True,) * 4)]
     assert part_of("timeblind", rows, 12) == ""
     assert part_of("timeblind", rows[:-4], 12) == "8 questions; the whole benchmark has 12"
+    assert "is not known" in part_of("charades_sta", rows, None)
     moved = [*rows[:-1], {"id": "99", "correct": True}]
     assert part_of("timeblind", moved, 12) == "2 units are not of 4 questions, the first: '2'"
     assert part_of("mvbench", [{"correct": True}], 1) == ""

@@ -18,6 +18,7 @@ import random
 import tempfile
 import time
 import types
+from collections.abc import Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -91,10 +92,11 @@ class Example:
 
 
 class Inputs:
-    """Processor inputs without running the processor each time: the video block is the same for every toy clip."""
+    """Processor inputs without running the processor each time: the video block is the same for every clip of as many
+    frames."""
 
-    def __init__(self, processor):
-        self.processor, self.tokenizer = processor, processor.tokenizer
+    def __init__(self, processor, frames: int = world.FRAMES):
+        self.processor, self.tokenizer, self.frames = processor, processor.tokenizer, frames
         self.video_id = self.tokenizer.convert_tokens_to_ids("<|video_pad|>")
         probe = question_of("direction", "left", ["left", "right"])
         inputs = processor_inputs(processor, self._prompt(probe))
@@ -106,8 +108,8 @@ class Inputs:
 
     def _prompt(self, question: Question, frames: torch.Tensor | None = None):
         if frames is None:
-            frames = torch.zeros(world.FRAMES, 3, world.SIZE, world.SIZE, dtype=torch.uint8)
-        view = View(frames, "identity", float(world.FPS), world.FRAMES, tuple(range(world.FRAMES)))
+            frames = torch.zeros(self.frames, 3, world.SIZE, world.SIZE, dtype=torch.uint8)
+        view = View(frames, "identity", float(world.FPS), self.frames, tuple(range(self.frames)))
         return build_prompt(
             self.processor, question, view, system_prompt=TOY_SYSTEM_PROMPT, answer_request=TOY_ANSWER_REQUEST
         )
@@ -231,11 +233,11 @@ def draw_example(inputs: Inputs, scene: world.Scene, patches: torch.Tensor, rng,
     return Example(inputs.prompt_ids(asked), inputs.encode(text), patches)
 
 
-def read_clip(path: Path) -> torch.Tensor:
+def read_clip(path: Path, frames: int = world.FRAMES) -> torch.Tensor:
     """uint8 (F, 3, H, W) of a toy clip, at its own size as the toy preset reads it."""
     frame = world.SIZE**2
-    budget = dict(max_pixels=frame * world.FRAMES // 2, min_frame_pixels=frame, max_frame_pixels=frame)
-    return sample_clip(path, frames=world.FRAMES, **budget).frames
+    budget = dict(max_pixels=frame * frames // 2, min_frame_pixels=frame, max_frame_pixels=frame)
+    return sample_clip(path, frames=frames, **budget).frames
 
 
 def make_pool(inputs: Inputs, clips: int, seed: int) -> list[tuple[world.Scene, torch.Tensor]]:
@@ -346,9 +348,8 @@ def train_language(
 
     `shortcut`: share of dynamic questions answered by the cue (then no descriptions, and a constant learning rate).
     """
-    text = model.model.language_model
-    trained = [*text.parameters()]  # the head is tied to the embeddings
-    optimizer = torch.optim.AdamW(trained, lr=lr, weight_decay=0.01)
+    # The head is tied to the embeddings.
+    optimizer = torch.optim.AdamW(model.model.language_model.parameters(), lr=lr, weight_decay=0.01)
     constant = set(inputs.encode("<think>\n\n</think>\n\\boxed{}<|im_end|> then"))
     rng, began = np.random.default_rng([seed, 2]), time.time()
     for step in range(steps):
@@ -361,35 +362,45 @@ def train_language(
             else draw_example(inputs, *pool[i], rng, shortcut=shortcut)
             for i in chosen
         ]
-        data = inputs.collate(examples)
-        ids, seen = data["input_ids"], data["mm_token_type_ids"] > 0
-        weights = torch.zeros(ids.shape)
-        for i, example in enumerate(examples):
-            start = len(example.prompt_ids)
-            told = [0.1 if token in constant else 1.0 for token in example.completion_ids]
-            weights[i, start : start + len(told)] = torch.tensor(told)
-        positions, _ = model.model.get_rope_index(
-            ids, mm_token_type_ids=data["mm_token_type_ids"], video_grid_thw=data["video_grid_thw"].clone()
-        )
-        merged, *taps = features[chosen].unbind(1)
-        embeddings = text.embed_tokens(ids).clone()
-        embeddings[seen] = merged.flatten(0, 1)
-        # On CPU the fused attention's backward alone takes 44 % of a step; plain matrix products are half as slow.
-        with sdpa_kernel(SDPBackend.MATH), torch.autocast("cpu", torch.bfloat16):
-            hidden = text(
-                inputs_embeds=embeddings, position_ids=positions, visual_pos_masks=seen,
-                deepstack_visual_embeds=[tap.flatten(0, 1) for tap in taps], use_cache=False,
-            ).last_hidden_state  # fmt: skip
-            told = weights[:, 1:] > 0
-            logits = model.lm_head(hidden[:, :-1][told]).float()
-        losses = torch.nn.functional.cross_entropy(logits, ids[:, 1:][told], reduction="none")
-        loss = (losses * weights[:, 1:][told]).sum() / weights.sum()
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(trained, 1.0)
-        optimizer.step()
+        loss = imitate(model, inputs, examples, features[chosen], optimizer, constant)
         if (step + 1) % 50 == 0:
-            print(f"language step {step + 1} loss {loss.item():.3f} {time.time() - began:.0f} s", flush=True)
+            print(f"language step {step + 1} loss {loss:.3f} {time.time() - began:.0f} s", flush=True)
+
+
+def imitate(
+    model, inputs: Inputs, examples: list[Example], features: torch.Tensor, optimizer, constant: Set[int] = frozenset()
+) -> float:
+    """One update of the language model towards the examples' completions; returns the loss. `features` are those of
+    `visual_features`, one of each example; `constant` are the tokens that weigh a tenth."""
+    text = model.model.language_model
+    data = inputs.collate(examples)
+    ids, seen = data["input_ids"], data["mm_token_type_ids"] > 0
+    weights = torch.zeros(ids.shape)
+    for i, example in enumerate(examples):
+        start = len(example.prompt_ids)
+        told = [0.1 if token in constant else 1.0 for token in example.completion_ids]
+        weights[i, start : start + len(told)] = torch.tensor(told)
+    positions, _ = model.model.get_rope_index(
+        ids, mm_token_type_ids=data["mm_token_type_ids"], video_grid_thw=data["video_grid_thw"].clone()
+    )
+    merged, *taps = features.unbind(1)
+    embeddings = text.embed_tokens(ids).clone()
+    embeddings[seen] = merged.flatten(0, 1)
+    # On CPU the fused attention's backward alone takes 44 % of a step; plain matrix products are half as slow.
+    with sdpa_kernel(SDPBackend.MATH), torch.autocast("cpu", torch.bfloat16):
+        hidden = text(
+            inputs_embeds=embeddings, position_ids=positions, visual_pos_masks=seen,
+            deepstack_visual_embeds=[tap.flatten(0, 1) for tap in taps], use_cache=False,
+        ).last_hidden_state  # fmt: skip
+        told = weights[:, 1:] > 0
+        logits = model.lm_head(hidden[:, :-1][told]).float()
+    losses = torch.nn.functional.cross_entropy(logits, ids[:, 1:][told], reduction="none")
+    loss = (losses * weights[:, 1:][told]).sum() / weights.sum()
+    optimizer.zero_grad()
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(text.parameters(), 1.0)
+    optimizer.step()
+    return loss.item()
 
 
 def evaluation_rows(inputs: Inputs, pairs: int, seed: int) -> list[tuple[dict, Question, Example]]:
@@ -408,7 +419,15 @@ def evaluation_rows(inputs: Inputs, pairs: int, seed: int) -> list[tuple[dict, Q
 
 
 @torch.no_grad()
-def generate(model, inputs: Inputs, examples: list[Example], *, temperature: float = 0.0, batch: int = 96) -> list[str]:
+def generate(
+    model,
+    inputs: Inputs,
+    examples: list[Example],
+    *,
+    temperature: float = 0.0,
+    batch: int = 96,
+    max_tokens: int = MAX_NEW_TOKENS,
+) -> list[str]:
     """Completions as text; greedy at temperature 0."""
     model.eval()
     sampling = {"do_sample": temperature > 0, "top_k": None, "top_p": None, "temperature": temperature or None}
@@ -418,7 +437,7 @@ def generate(model, inputs: Inputs, examples: list[Example], *, temperature: flo
         ids = model.generate(
             **data,
             **sampling,
-            max_new_tokens=MAX_NEW_TOKENS,
+            max_new_tokens=max_tokens,
             suppress_tokens=[inputs.video_id],
             pad_token_id=inputs.tokenizer.pad_token_id,
             eos_token_id=inputs.tokenizer.eos_token_id,

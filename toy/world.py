@@ -30,6 +30,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -221,8 +222,8 @@ class Look:
     flashes: tuple[str, ...]
 
 
-def look(scene: Scene, t: int) -> Look:
-    """Frame `t` of any scene but `count`."""
+def look(scene: Scene, t: float) -> Look:
+    """Frame `t` of any scene but `count`; of 0..FRAMES - 1, the last of a clip."""
     progress = t / (FRAMES - 1)
     (x, y), radius, alpha, flashes = scene.centre, scene.radius, 1.0, ()
     if scene.kind == "direction":
@@ -240,21 +241,21 @@ def look(scene: Scene, t: int) -> Look:
     return Look(x, y, radius, alpha, flashes)
 
 
-def render(scene: Scene) -> np.ndarray:
-    """The clip, uint8 (F, H, W, 3)."""
-    clip = np.full((FRAMES, SIZE, SIZE, 3), scene.grey, np.float32)
+def render(scene: Scene, times: Sequence[float] = range(FRAMES)) -> np.ndarray:
+    """The clip, uint8 (F, H, W, 3): its frames, or those at other times."""
+    clip = np.full((len(times), SIZE, SIZE, 3), scene.grey, np.float32)
     colour = np.array(COLOURS[scene.colour], np.float32)
     band = {"top": np.s_[:12], "bottom": np.s_[-12:], "left": np.s_[:, :12], "right": np.s_[:, -12:]}
-    for t in range(FRAMES):
+    for frame, t in zip(clip, times, strict=True):
         if scene.kind == "count":
             for dot_x, dot_y in scene.dots:
-                clip[t][_mask("square", dot_x, dot_y, 3.5)] = colour
+                frame[_mask("square", dot_x, dot_y, 3.5)] = colour
             continue
         seen = look(scene, t)
         where = _mask(scene.shape, seen.x, seen.y, seen.radius)
-        clip[t][where] += seen.alpha * (colour - clip[t][where])
+        frame[where] += seen.alpha * (colour - frame[where])
         for edge in seen.flashes:
-            clip[t][band[edge]] = 0.95
+            frame[band[edge]] = 0.95
     return np.rint(clip * 255).astype(np.uint8)
 
 
