@@ -310,6 +310,7 @@ def test_toy_gold_by_pixels():
         band = {"top": np.s_[:, :4], "bottom": np.s_[:, -4:], "left": np.s_[:, :, :4], "right": np.s_[:, :, -4:]}[edge]
         bright = np.flatnonzero(np.median(drawn.frames[band], axis=(1, 2, 3)) > 230) / world.FPS
         assert interval == [bright[0], bright[-1] + 1 / world.FPS]
+        assert f"\n{edge} {interval[0]:.2f}\n</think>" in drawn.lesson  # it thinks right, whatever it answers
         drawn = neighbours.tracking(np.random.default_rng([2, index]))
         for t, box in zip((0, 2, 5, 7), drawn.fields["solution"]["boxes"], strict=True):
             grey = np.median(drawn.frames[t].reshape(-1, 3), axis=0)
@@ -331,6 +332,7 @@ def test_hidden_toy_pictures_by_pixels():
     for index in range(40):
         drawn = neighbours.masked(np.random.default_rng([3, index]))
         gold = TASKS["order"].check(drawn.fields["solution"], ())
+        assert "\n{},{}\n</think>".format(*gold["order"]) in drawn.lesson
         for frames_, right in ((drawn.frames, gold), (drawn.frames[::-1], mapped_gold(gold, TEMPORAL_REVERSE))):
             assert (frames_[::2] == frames_[1::2]).all()
             run_ = [frames_[0], *(frames_[2 * number] for number in right["order"]), frames_[-1]]

@@ -5,9 +5,10 @@
     python -m toy.neighbours masked; python -m toy.neighbours relations
 
 Three steps: a short supervised lesson from the shipped warm start teaches the answer's format with answers that are
-often wrong (a format never seen earns nothing to learn from); `train.py --preset toy` does the rest; greedy answers to
-unseen rows are scored before and after. Writes RUN/start (the lesson's checkpoint), RUN/world, RUN/run (the run's
-folder, with curves.png) and RUN/summary.json.
+often wrong (a format never seen earns nothing to learn from); `train.py --preset toy` does the rest; answers to unseen
+rows, sampled as in training and greedy, are scored before and after. Writes RUN/start (the lesson's checkpoint),
+RUN/world, RUN/run (the run's folder, with curves.png) and RUN/summary.json. Seeds may share a lesson, as they share the
+warm start: `--start RUN/start`.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import random
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -44,8 +46,11 @@ from verifiers import verify
 LESSON_SPLIT, TRAIN_SPLIT, EVAL_SPLIT = 20, 21, 22  # seed streams apart from the toy world's own
 DURATION = world.FRAMES / world.FPS
 FLASH = 3  # frames that an edge flashes for
-WINDOW, HIDDEN, PLACES = 4, 2, 6  # pictures with those hidden, of so many places of a moving object
+STARTS = (0, 2, 5)  # first frames of a flash that the tower tells apart, two frames a token
+WINDOW, HIDDEN, PLACES = 4, 2, 5  # pictures with those hidden, of so many places of a moving object
 TRACKED = 4  # boxes of a toy track: the tiny model would spell eight for a minute a round
+TRUE = 0.6  # of the lesson's answers are those that it thought of, which are right, the others drawn from all
+BESIDE = 0.15  # most that the lesson's places lie beside the true ones, in the frame's width and height
 
 
 @dataclass(frozen=True)
@@ -61,17 +66,16 @@ class Drawn:
 
 
 def grounding(rng: np.random.Generator) -> Drawn:
-    """When one of two edges flashes: in the first or the second half, with two possible starts in each."""
+    """When an edge flashes, once in a clip: of two flashes the tiny model does not learn in minutes to find the one
+    that is asked for. The lesson thinks of the right start."""
     scene = world.draw_scene("order", rng)
-    asked = int(rng.integers(2))
-    start = scene.starts[asked]
-    said = start if rng.random() < 0.4 else int(rng.choice([0, 1, 4, 5]))
-    edge = (scene.answer, scene.last)[asked]
-    intervals = [[start / world.FPS, (start + FLASH) / world.FPS]]
-    fields = {"problem": f"{edge} edge flashes", "problem_type": "temporal grounding"}
-    fields["solution"] = {"intervals": intervals, "duration": DURATION}
+    start, said = rng.choice(STARTS, 2)
+    said = start if rng.random() < TRUE else said
+    scene = replace(scene, starts=(int(start), world.FRAMES))  # the second flash never comes
+    fields = {"problem": f"{scene.answer} edge flashes", "problem_type": "temporal grounding"}
+    fields["solution"] = {"intervals": [[start / world.FPS, (start + FLASH) / world.FPS]], "duration": DURATION}
     answer = f"{said / world.FPS:.2f} to {(said + FLASH) / world.FPS:.2f}"
-    return Drawn(fields, world.render(scene), tagged(f"{scene.answer} then {scene.last}", answer))
+    return Drawn(fields, world.render(scene), tagged(f"{scene.answer} {start / world.FPS:.2f}", answer))
 
 
 def tracking(rng: np.random.Generator) -> Drawn:
@@ -79,7 +83,7 @@ def tracking(rng: np.random.Generator) -> Drawn:
     scene = world.draw_scene("direction", rng)
     looks = [world.look(scene, t) for t in frame_indices(world.FRAMES, TRACKED)]
     boxes = np.clip([sides(seen) for seen in looks], 0.0, 1.0)
-    beside = np.clip(boxes + np.tile(rng.uniform(-0.2, 0.2, 2), 2), 0.0, 0.9)
+    beside = np.clip(boxes + np.tile(rng.uniform(-BESIDE, BESIDE, 2), 2), 0.0, 0.9)
     fields = {"problem": scene.shape, "problem_type": "tracking", "solution": {"boxes": boxes.round(3).tolist()}}
     answer = ",".join("[" + ",".join(f".{round(10 * side)}" for side in box) + "]" for box in beside)
     thought = f"{world.REVERSED[scene.answer]} then {scene.answer}"
@@ -87,22 +91,25 @@ def tracking(rng: np.random.Generator) -> Drawn:
 
 
 def masked(rng: np.random.Generator) -> Drawn:
-    """A moving object at a run of places, the middle ones hidden among distractors from before and after the run;
-    every picture twice, as `data.masked` lays it out."""
+    """An object that moves sideways at a run of places, the middle ones hidden among distractors from before and after
+    the run; every picture twice, as `data.masked` lays it out. The lesson thinks each picture's place, 0 to 9, and then
+    the right order."""
     scene = world.draw_scene("direction", rng)
+    scene = replace(scene, answer=str(rng.choice(["left", "right"])), centre=(world.SIZE / 2, rng.uniform(12, 52)))
     start, before = int(rng.integers(PLACES - WINDOW + 1)), (WINDOW - HIDDEN) // 2
     run = list(range(start, start + WINDOW))
     hidden = run[before : before + HIDDEN]
     candidates = [place for place in range(PLACES) if place in hidden or place not in run]
     rng.shuffle(candidates)
-    shown = [*run[:before], *candidates, *run[-before:]]
-    times = [place * (world.FRAMES - 1) / (PLACES - 1) for place in shown for _ in range(2)]
+    times = [place * world.FRAMES / (PLACES - 1) - 0.5 for place in (*run[:before], *candidates, *run[-before:])]
     order = [candidates.index(place) + 1 for place in hidden]
-    said = order if rng.random() < 0.4 else rng.permutation(len(candidates))[:HIDDEN] + 1
+    said = order if rng.random() < TRUE else rng.permutation(len(candidates))[:HIDDEN] + 1
     fields = {"problem": "Which are missing?", "problem_type": "order"}
     fields["solution"] = {"order": order, "candidates": len(candidates)}
-    thought = f"{world.REVERSED[scene.answer]} then {scene.answer}"
-    return Drawn(fields, world.render(scene, times), tagged(thought, ",".join(map(str, said))))
+    places = " ".join(f"{10 * world.look(scene, t).x / world.SIZE:.0f}" for t in times)
+    thought = f"{places}\n{','.join(map(str, order))}"
+    frames = world.render(scene, [t for t in times for _ in range(2)])
+    return Drawn(fields, frames, tagged(thought, ",".join(map(str, said))))
 
 
 def relations(rng: np.random.Generator) -> Drawn:
@@ -125,14 +132,15 @@ def relations(rng: np.random.Generator) -> Drawn:
         row = stv.question("localisation", scene, stv.moments_of(scene, 2), settings, chance)
     first, second = (world.render(scene) for scene in pair)
     frames = np.where((second != second[0, 0, 0]).any(-1, keepdims=True), second, first)
-    beside = rng.uniform(-0.15, 0.15, 2)
+    beside = rng.uniform(-BESIDE, BESIDE, 2)
     graph = [
         {name: [np.clip(np.array(points[0]) + beside, 0, 1).round(1).tolist()] for name, points in moment.items()}
         for moment in row["solution"]["graph"]
     ]
     box = np.clip(np.array(row["solution"]["box"]) + np.tile(beside, 2), 0, 1).round(1).tolist()
     spelled = [json.dumps(value, separators=(",", ":")) for value in (graph, box)]
-    fields = {name: row[name] for name in ("problem", "problem_type", "solution")}
+    fields = {name: row[name] for name in ("problem_type", "solution")}
+    fields["problem"] = row["problem"].partition("\n")[0]  # the graph's moments and names, ever the same, cost time
     return Drawn(fields, frames, tagged(f"<graph>{spelled[0]}</graph>", spelled[1]))
 
 
@@ -155,21 +163,25 @@ class ToyTask:
     tokens: int
     """Of the longest completion."""
     lesson_steps: int
-    steps: int
+    steps: int = 20
     """Rounds of RL."""
+    questions: int = 16
+    """Of a round."""
     flags: tuple[str, ...] = ()
     """Further ones of train.py."""
     frames: int = world.FRAMES
     """Of a clip."""
 
 
+# The preset is for fifty rounds of one update, ten of them warm-up.
+HASTE = ("--updates", "2", "--warmup-steps", "4", "--kl-coef", "0")
 TOY_TASKS = {
-    "grounding": ToyTask(grounding, tokens=48, lesson_steps=60, steps=30),
-    "tracking": ToyTask(tracking, tokens=112, lesson_steps=100, steps=40, flags=("--questions", "12")),
+    "grounding": ToyTask(grounding, tokens=48, lesson_steps=80),
+    "tracking": ToyTask(tracking, tokens=112, lesson_steps=100, questions=12),
     "masked": ToyTask(
-        masked, tokens=32, lesson_steps=100, steps=40, flags=("--frames", "12", "--max-pixels", "24576"), frames=12
+        masked, tokens=32, lesson_steps=150, flags=("--frames", "10", "--max-pixels", "20480"), frames=10
     ),
-    "relations": ToyTask(relations, tokens=144, lesson_steps=100, steps=40, flags=("--questions", "12")),
+    "relations": ToyTask(relations, tokens=144, lesson_steps=80, questions=12),
 }
 
 
@@ -190,6 +202,8 @@ class Args:
     """Evaluation rows."""
     steps: int | None = None
     """Rounds of RL; the task's unless given."""
+    start: Path | None = None
+    """RUN/start of an earlier run of this task; a lesson of its own unless given."""
     engine: Literal["vllm", "hf"] = "vllm"
     """Of train.py."""
 
@@ -209,7 +223,7 @@ def write_rows(folder: Path, draw: Callable, count: int, split: int, seed: int) 
     return rows
 
 
-def lesson(model, inputs: Inputs, task: ToyTask, seed: int, batch: int = 32, lr: float = 1e-3) -> None:
+def lesson(model, inputs: Inputs, task: ToyTask, seed: int, batch: int = 32, lr: float = 1.5e-3) -> None:
     """Supervised updates of the language model on fresh, uncompressed examples."""
     optimizer = torch.optim.AdamW(model.model.language_model.parameters(), lr=lr, weight_decay=0.01)
     for step in range(task.lesson_steps):
@@ -226,6 +240,17 @@ def lesson(model, inputs: Inputs, task: ToyTask, seed: int, batch: int = 32, lr:
             print(f"lesson step {step + 1} loss {loss:.3f}", flush=True)
 
 
+def teach(task: ToyTask, seed: int, out: Path) -> Path:
+    """Give the shipped warm start a task's lesson; returns the folder of the checkpoint, `out`."""
+    processor = load_processor(CHECKPOINT)
+    model = Qwen3VLForConditionalGeneration.from_pretrained(
+        CHECKPOINT, use_safetensors=True, trust_remote_code=False
+    ).float()
+    lesson(model, Inputs(processor, task.frames), task, seed)
+    save(model, processor, out)
+    return out
+
+
 def asked(fields: dict) -> Question:
     """A drawn example as the prompt builder takes it."""
     kind = fields["problem_type"]
@@ -233,8 +258,8 @@ def asked(fields: dict) -> Question:
     return Question("", 0, fields["problem"], "video", kind, (), gold)
 
 
-def mean_score(folder: Path | str, rows: Path, task: ToyTask) -> float:
-    """Mean score, 0..1, of a checkpoint's greedy answers to a file of rows."""
+def mean_scores(folder: Path | str, rows: Path, task: ToyTask, name: str) -> dict[str, float]:
+    """Mean scores, 0..1, of a checkpoint's answers to a file of rows: "sampled NAME" (temperature 1), "greedy NAME"."""
     model = Qwen3VLForConditionalGeneration.from_pretrained(
         folder, use_safetensors=True, trust_remote_code=False
     ).float()
@@ -245,44 +270,52 @@ def mean_score(folder: Path | str, rows: Path, task: ToyTask) -> float:
     examples = [
         Example(inputs.prompt_ids(q), [], inputs.patches(read_clip(Path(q.path), task.frames))) for q in questions
     ]
-    texts = generate(model, inputs, examples, max_tokens=task.tokens)
-    return float(np.mean([verify(text, question).score for text, question in zip(texts, questions, strict=True)]))
+    torch.manual_seed(0)  # of the samples, the same before and after
+    scores = {}
+    for how, temperature in (("sampled", 1.0), ("greedy", 0.0)):
+        texts = generate(model, inputs, examples, temperature=temperature, max_tokens=task.tokens)
+        facts = [verify(text, question) for text, question in zip(texts, questions, strict=True)]
+        scores[f"{how} {name}"] = float(np.mean([fact.score for fact in facts]))
+    return scores
 
 
 def main(args: Args) -> None:
     task = TOY_TASKS[args.name]
+    began = time.time()
     run_dir = args.run_dir or Path(f"runs/toy_{args.name}_{args.method}_{args.seed}")
+    if args.start and args.start.resolve().is_relative_to(run_dir.resolve()):
+        sys.exit(f"--start must lie outside the run's folder, which is replaced; got {args.start} in {run_dir}")
     shutil.rmtree(run_dir, ignore_errors=True)
     random.seed(args.seed)
     torch.manual_seed(args.seed)
     train = write_rows(run_dir / "world" / "train", task.draw, args.rows, TRAIN_SPLIT, args.seed)
     unseen = write_rows(run_dir / "world" / "unseen", task.draw, args.unseen, EVAL_SPLIT, args.seed)
-    processor = load_processor(CHECKPOINT)
-    model = Qwen3VLForConditionalGeneration.from_pretrained(
-        CHECKPOINT, use_safetensors=True, trust_remote_code=False
-    ).float()
-    lesson(model, Inputs(processor, task.frames), task, args.seed)
-    save(model, processor, run_dir / "start")
-    before = mean_score(run_dir / "start", unseen, task)
+    start = args.start or teach(task, args.seed, run_dir / "start")
+    scores = mean_scores(start, unseen, task, "before")
+    print({name: round(score, 3) for name, score in scores.items()}, flush=True)
     command = [
-        sys.executable, "train.py", "--preset", "toy", "--model", run_dir / "start", "--train-file", train,
+        sys.executable, "train.py", "--preset", "toy", "--model", start, "--train-file", train,
         "--data-root", train.parent, "--run-dir", run_dir / "run", "--method", args.method, "--engine", args.engine,
         "--max-completion-tokens", task.tokens, "--max-steps", args.steps or task.steps, "--seed", args.seed,
-        *task.flags,
+        "--questions", task.questions, *HASTE, *task.flags,
     ]  # fmt: skip
     code = subprocess.run([str(word) for word in command], env=os.environ | {"OMP_NUM_THREADS": "1"}).returncode
     if code:
         sys.exit(code)
-    after = mean_score(run_dir / "run" / "export", unseen, task)
+    scores |= mean_scores(run_dir / "run" / "export", unseen, task, "after")
     history = read_metrics(run_dir / "run" / "metrics.jsonl")
     paid = [row["reward/correct"] for row in history if "reward/correct" in row]
-    first, last = (float(np.mean(some)) for some in (paid[:5], paid[-5:]))
-    summary = {"before": before, "after": after, "first_rounds": first, "last_rounds": last}
-    (run_dir / "summary.json").write_text(json.dumps(summary, indent=2))
-    print(
-        f"{args.name}, {args.method}, seed {args.seed}: mean score, greedy, on unseen rows {before:.3f} -> {after:.3f};"
-    )
-    print(f"of sampled answers in the first and the last five rounds {first:.3f} -> {last:.3f}; curves: {run_dir}/run")
+    scores |= {"first five rounds": float(np.mean(paid[:5])), "last five rounds": float(np.mean(paid[-5:]))}
+    spent = {"seconds": time.time() - began, "CPU seconds": sum(os.times()[:4])}
+    (run_dir / "summary.json").write_text(json.dumps(scores | spent, indent=2))
+    print(f"{args.name}, {args.method}, seed {args.seed}: mean score, 0 to 1; curves in {run_dir}/run")
+    for how, before, after in (
+        ("unseen rows, sampled", "sampled before", "sampled after"),
+        ("unseen rows, greedy", "greedy before", "greedy after"),
+        ("training, first and last five rounds", "first five rounds", "last five rounds"),
+    ):
+        print(f"  {how}: {scores[before]:.3f} -> {scores[after]:.3f}")
+    print(f"  {spent['seconds']:.0f} s, {spent['CPU seconds']:.0f} s of CPU")
 
 
 if __name__ == "__main__":
