@@ -112,7 +112,7 @@ def counterfactual(question: Question, rng: random.Random, settings: MethodSetti
     """
     if question.data_type != "video":
         return None
-    transform = transforms.choose(question.task_type, rng, allowed=settings.transforms)
+    transform = transforms.choose(question.task_type, rng, allowed=settings.transforms, named=question.transforms)
     return transform and Look(transform, settings.rollouts, trained=settings.w_aug != 0)
 
 
