@@ -30,7 +30,8 @@ LEVELS = {
     "eval.dybench": 5, "eval.questions": 5, "eval.report_gallery": 5, "eval.report_pictures": 5, "eval.score": 5,
     "eval.settings": 5, "plan": 5, "router": 5, "eval.endpoint": 6, "eval.interop": 6, "eval.pass_rates": 6,
     "eval.report_page": 6, "samples": 6, "score": 6, "eval.jobs": 7, "eval.report": 7, "toy.demo": 7, "train": 7,
-    "eval.predictions": 8, "eval.run": 9,
+    "toy.study_cells": 2, "toy.study_results": 3, "toy.study_claims": 4, "toy.study_figures": 4, "toy.study_rows": 3,
+    "toy.study_report": 5, "eval.predictions": 8, "toy.study_worker": 8, "eval.run": 9, "toy.study": 9,
 }  # fmt: skip
 
 

@@ -166,6 +166,19 @@ PARTS: dict[str, Part] = {
 NOT_THE_RESULT = {"run_dir", "train_file", "eval_file", "data_root", "cache_dir", "resume", "export", "decode_workers"}
 
 
+_USUAL = (
+    "--preset", "toy", "--max-steps", str(ROUNDS), "--questions", str(QUESTIONS), "--eval-every", "0", "--resume",
+    "never", "--samples-every", "0", "--save-every", "0", "--save-minutes", "0", "--no-export",
+)  # fmt: skip
+
+
+@functools.cache
+def _resolved(flags: tuple[str, ...]) -> dict:
+    """Every setting of train.py that a result depends on."""
+    run = dataclasses.asdict(config.parse(list(flags)))
+    return {name: value for name, value in run.items() if name not in NOT_THE_RESULT}
+
+
 @dataclass(frozen=True)
 class Cell:
     name: str
@@ -175,20 +188,17 @@ class Cell:
 
     @property
     def flags(self) -> tuple[str, ...]:
-        """Of train.py, files and folders left out; the condition's own come last and win."""
-        usual = ("--preset", "toy", "--max-steps", str(ROUNDS), "--questions", str(QUESTIONS), "--eval-every", "0")
-        quiet = ("--samples-every", "0", "--save-every", "0", "--save-minutes", "0", "--no-export")
-        return *usual, *quiet, "--resume", "never", "--seed", str(self.seed), *self.condition.flags
+        """Of train.py, files and folders left out; the condition's own win over the usual ones."""
+        return *_USUAL, *self.condition.flags, "--seed", str(self.seed)
 
     @functools.cached_property
     def settings(self) -> dict:
         """All that its numbers depend on, JSON-able."""
-        run = dataclasses.asdict(config.parse(list(self.flags)))
         return json.loads(
             json.dumps(
                 {
                     "version": VERSION,
-                    "run": {name: value for name, value in run.items() if name not in NOT_THE_RESULT},
+                    "run": _resolved((*_USUAL, *self.condition.flags)) | {"seed": self.seed},
                     "world": dataclasses.asdict(self.condition.world),
                     "rows": dataclasses.asdict(self.condition.rows),
                     "evaluation": {"seed": EVAL_SEED, "pairs": PAIRS, "subtasks": list(STUDY_SUBTASKS)},

@@ -64,7 +64,7 @@ def numbers(series: Series) -> str:
     if len(series.values) < 2:
         return seeds
     low, high = series.mean - series.half, series.mean + series.half
-    digits = 1 if max(abs(low), abs(high)) >= 1 else 3
+    digits = 3 if 0 < max(abs(low), abs(high)) < 1 else 1  # a share, or points
     if len(series.values) == len(series.wanted):
         seeds = f"{len(series.values)} seeds"
     return f"{series.mean:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}], {seeds}"
