@@ -7,9 +7,10 @@ import random
 from pathlib import Path
 
 import pytest
+import torch
 
-from toy import study, study_claims, study_rows
-from toy.study_cells import CONDITIONS, FEW, PARTS, SEEDS, Cell, Condition, Rows, World, cells_of
+from toy import study, study_claims, study_rows, study_worker
+from toy.study_cells import CONDITIONS, FEW, PARTS, SAMPLES, SEEDS, SHORTCUTS, Cell, Condition, Rows, World, cells_of
 from toy.study_claims import HOLDS, NOT, UNTESTED, UNTOLD, Claim, at_most, more, same
 from toy.study_report import write_report
 from toy.study_results import T_95, Series, read, value
@@ -71,7 +72,7 @@ def test_a_cell_is_its_settings_and_its_seed():
     ]
     assert len({cell.id for cell in (plain, *others)}) == len(others) + 1
     assert plain.settings["run"]["max_steps"] == 40 and plain.settings["run"]["lr"] == 4e-4
-    assert "run_dir" not in plain.settings["run"]
+    assert "run_dir" not in plain.settings["run"] and "temperature" not in plain.settings["run"], "the paper's"
 
 
 def test_the_plan_runs_each_cell_once_within_four_hours_on_two_cores():
@@ -85,7 +86,7 @@ def test_the_plan_runs_each_cell_once_within_four_hours_on_two_cores():
 
 def test_the_budgets_are_what_the_parts_say():
     def run(name):
-        return Cell(name, 11, CONDITIONS[name]).settings["run"]
+        return Cell(name, 11, CONDITIONS[name]).run
 
     questions = {name: run(name)["max_steps"] * run(name)["questions"] for name in PARTS["table1"].conditions}
     assert questions.pop("base") == 24 and questions.pop("grpo_data2") == 1920
@@ -156,6 +157,33 @@ def test_a_list_runs_nothing_and_minutes_stop_it(tmp_path, monkeypatch, capsys):
     assert not Stub.ran and "core-seconds" in capsys.readouterr().out
     assert study.main(["table4", "--out", str(tmp_path), "--minutes", "1e-9"]) == 0
     assert not Stub.ran and "7 cells left" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_tiny_cells_on_one_engine_give_the_same_numbers_again(tmp_path, monkeypatch, one_rank, one_thread):
+    monkeypatch.setattr(study_rows, "PAIRS", 1)
+    tiny = ("--engine", "hf", "--questions", "2", "--rollouts", "2", "--max-steps", "1", "--lr", "1e-2",
+            "--warmup-steps", "0", "--phase-timeout", "0")  # fmt: skip
+    first = Condition("", ("--method", "crpo", *tiny), World(clips=2), measures=(SHORTCUTS, SAMPLES))
+    other = Condition("", ("--method", "grpo", *tiny), World(clips=2, events=(3,)), Rows(swap=True))
+    live, results = None, []
+    for cell in (Cell("crpo", 101, first), Cell("grpo", 102, other), Cell("crpo", 101, first)):
+        live = study_worker.run(cell, tmp_path, torch.device("cpu"), live)
+        results.append(json.loads((tmp_path / cell.file).read_text()))
+    live.clips.close()
+    for result in results:
+        assert result.pop("seconds") >= 0 and result.pop("cpu_seconds") >= 0
+    assert results[0] == results[2] != results[1]
+    assert results[0]["report"]["pairs"] == 4 and set(results[0]["shortcuts"]) == {
+        "single_frame",
+        "shuffled",
+        "text_only",
+    }
+    assert 0 <= results[0]["samples"]["b"]["agreement"] <= 1 and results[0]["rollouts"] == 8
+    assert results[1]["curves"]["step"] == [0, 1] and "shortcuts" not in results[1]
+    assert value(results[0], "mean:reward/correct") <= 1
+    assert {path.name for path in tmp_path.iterdir()} >= {"worlds", "decoded"}
+    assert not list(tmp_path.glob("tmp*")), "no run folder stays"
 
 
 # -- numbers -----------------------------------------------------------------------------------------------------------

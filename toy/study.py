@@ -195,11 +195,11 @@ class Worker:
     def run(self, cell: Cell) -> str | None:
         """None, or the last line of what the process said before it ended."""
         before = self.log.stat().st_size
-        self._connection.send(cell)
         try:
+            self._connection.send(cell)
             self._connection.recv()
             return None
-        except EOFError:
+        except (EOFError, OSError):
             self._process.join()
             with open(self.log, errors="replace") as file:
                 file.seek(before)

@@ -174,9 +174,7 @@ _USUAL = (
 
 @functools.cache
 def _resolved(flags: tuple[str, ...]) -> dict:
-    """Every setting of train.py that a result depends on."""
-    run = dataclasses.asdict(config.parse(list(flags)))
-    return {name: value for name, value in run.items() if name not in NOT_THE_RESULT}
+    return dataclasses.asdict(config.parse(list(flags)))
 
 
 @dataclass(frozen=True)
@@ -192,13 +190,21 @@ class Cell:
         return *_USUAL, *self.condition.flags, "--seed", str(self.seed)
 
     @functools.cached_property
+    def run(self) -> dict:
+        """Every setting of train.py."""
+        return _resolved((*_USUAL, *self.condition.flags)) | {"seed": self.seed}
+
+    @functools.cached_property
     def settings(self) -> dict:
-        """All that its numbers depend on, JSON-able."""
+        """All that its numbers depend on, JSON-able; of train.py's settings those that are not the paper's, so that one
+        which is added later makes no other cell."""
+        usual = dataclasses.asdict(config.Config())
+        own = {k: v for k, v in self.run.items() if k not in NOT_THE_RESULT and v != usual[k]} | {"seed": self.seed}
         return json.loads(
             json.dumps(
                 {
                     "version": VERSION,
-                    "run": _resolved((*_USUAL, *self.condition.flags)) | {"seed": self.seed},
+                    "run": own,
                     "world": dataclasses.asdict(self.condition.world),
                     "rows": dataclasses.asdict(self.condition.rows),
                     "evaluation": {"seed": EVAL_SEED, "pairs": PAIRS, "subtasks": list(STUDY_SUBTASKS)},
@@ -219,7 +225,7 @@ class Cell:
     @property
     def seconds(self) -> float:
         """Expected of one core: measured per rollout sampled and trained, question asked, and run (dev/LOG.md)."""
-        run = self.settings["run"]
+        run = self.run
         trained = sampled = run["rollouts"]
         sampled += {"grpo": 0, "arrow_rl": 1}.get(run["method"], run["rollouts"])
         trained += run["rollouts"] * (run["method"] == "augment" or (run["method"] == "crpo" and run["w_aug"] > 0))

@@ -107,7 +107,8 @@ def _head(results: Results, judged: Counter) -> str:
         *([f"- {len(results.strays)} files of other settings were not read."] if results.strays else []),
         f"- A run: the toy preset, {ROUNDS} rounds of {QUESTIONS} questions, every row visited once, from the one "
         f"shipped start. Seeds {', '.join(map(str, SEEDS))} in Table 1, {', '.join(map(str, FEW))} elsewhere; a seed "
-        "draws the training clips, their order and every rollout. None was used while the study was built.",
+        "draws the training clips, their order and every rollout. None was used while the study was built. The "
+        "intervals are over seeds of the training, not over starts or evaluation pairs: both are the same for all.",
         f"- World: difficulty {World().difficulty:g}, bias {World().bias:g}; {PAIRS} pairs a sub-task, the same for "
         f"all runs (seed {EVAL_SEED}), answered greedily. Chance: {CHANCE:g} % of questions, {PAIR_CHANCE:g} % of "
         "pairs.",

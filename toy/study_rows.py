@@ -40,7 +40,7 @@ def prepare_files(cell: Cell, worlds: Path) -> list[str]:
 
 def world_rows(cell: Cell) -> int:
     """Rows of one epoch: every run visits each once, or --repeat-data times."""
-    run = cell.settings["run"]
+    run = cell.run
     return run["max_steps"] * run["questions"] // run["repeat_data"]
 
 
