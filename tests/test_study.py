@@ -6,6 +6,7 @@ import math
 import random
 from pathlib import Path
 
+import failing_cell
 import pytest
 import torch
 
@@ -148,6 +149,14 @@ def test_a_study_goes_on_where_it_stopped_and_says_what_failed(tmp_path, monkeyp
     assert study.main(flags) == 1 and len(Stub.ran) == 5, "what is done or failed is not run again"
     monkeypatch.setattr(Stub, "run", lambda self, cell: write(self.out, cell, made_up(cell, 40.0)))
     assert study.main([*flags, "--retry-failed"]) == 0
+
+
+@pytest.mark.slow
+def test_a_process_that_dies_leaves_its_last_line(tmp_path, monkeypatch):
+    monkeypatch.setattr(study_worker, "serve", failing_cell.serve)
+    worker = study.Worker(tmp_path, 0)
+    assert worker.run(Cell("crpo", 11, CONDITIONS["crpo"])) == "ValueError: no luck with crpo (exit code 1)"
+    assert "Traceback" in worker.log.read_text()
 
 
 def test_a_list_runs_nothing_and_minutes_stop_it(tmp_path, monkeypatch, capsys):
