@@ -38,6 +38,8 @@ class Question:
     """Absolute path of the clip or image, inside the data root; None for text."""
     task_type: str | None = None
     """One of TASK_TYPES, or None (the router had no answer: such a question trains single-branch)."""
+    transforms: tuple[str, ...] = ()
+    """Names in transforms.TRANSFORMS that CRPO may show it under, where the row gives them; empty: the task type's."""
     start: float | None = None
     """Clip bounds in seconds of the source file; None = whole file."""
     end: float | None = None

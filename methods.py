@@ -124,7 +124,7 @@ def counterfactual(question: Question, rng: random.Random, settings: MethodSetti
         golds = counterfactual_golds(question, settings.transforms)
         transform = rng.choice(list(golds)) if golds else None
         return transform and Look(transform, settings.rollouts, trained, gold=golds[transform])
-    transform = transforms.choose(question.task_type, rng, allowed=settings.transforms)
+    transform = transforms.choose(question.task_type, rng, allowed=settings.transforms, named=question.transforms)
     return transform and Look(transform, settings.rollouts, trained)
 
 

@@ -18,7 +18,6 @@ import json
 import os
 import pathlib
 import resource
-import shutil
 import sys
 import tempfile
 import time
@@ -148,6 +147,8 @@ class Live:
 
     engine: Engine
     clips: Clips
+    starts: dict[tuple[Question, ...], dict] = dataclasses.field(default_factory=dict)
+    """Questions -> the start's report on them: the same for every run."""
 
 
 def train(config: Config, inputs: Inputs, device: torch.device, live: Live | None = None) -> Live:
@@ -286,7 +287,8 @@ def rounds(config: Config, inputs: Inputs, device: torch.device, phases: Phases,
 
     if not found:
         with phases("eval"):
-            state["before"] = state["after"] = run_evaluation()
+            asked = tuple(eval_questions)
+            state["before"] = state["after"] = live.starts[asked] = live.starts.get(asked) or run_evaluation()
         if log:
             log.write(0, {"data/rollouts_seen": 0} | report_metrics(state["before"]))
         print_main("before:", one_line(state["before"]))
@@ -545,21 +547,12 @@ def load_data(config: Config) -> tuple[list[Question], list[Question], list]:
 
 def toy_world(config: Config) -> str:
     """Folder of the toy's clips and rows; rank 0 makes it once, other runs share it."""
-    from toy.world import write_world
+    from toy.world import write_once
 
-    source = pathlib.Path(inspect.getfile(write_world)).read_bytes()  # another generator, another world
+    source = pathlib.Path(inspect.getfile(write_once)).read_bytes()  # another generator, another world
     name = f"crpo_toy_world_{config.toy_bias:g}_{hashlib.sha256(source).hexdigest()[:12]}"
     folder = os.path.join(tempfile.gettempdir(), name)
-
-    def make() -> None:
-        scratch = f"{folder}.{os.getpid()}"
-        write_world(scratch, bias=config.toy_bias)
-        try:
-            os.rename(scratch, folder)
-        except OSError:  # another run was faster; its world is the same
-            shutil.rmtree(scratch)
-
-    together(lambda: is_main() and not os.path.isdir(folder) and make())
+    together(lambda: is_main() and write_once(folder, bias=config.toy_bias))
     return folder
 
 

@@ -21,6 +21,8 @@ FRAME_SHUFFLE = "frame_shuffle"
 SEGMENT_SWAP = "segment_swap"
 
 COUNTERFACTUALS = (HORIZONTAL_FLIP, TEMPORAL_REVERSE)
+NAMEABLE = (*COUNTERFACTUALS, SEGMENT_SWAP)
+"""What a row may ask for by name: which clips a swap of halves changes the answer of, no task type says."""
 
 # Task type -> transforms it may be shown under; two entries are a fair coin, never both at once (paper Sec. 3).
 TASK_TRANSFORMS: dict[str, tuple[str, ...]] = {
@@ -79,11 +81,18 @@ TRANSFORMS: dict[str, Callable[[torch.Tensor, random.Random], torch.Tensor]] = {
 }
 
 
-def choose(task_type: str | None, rng: random.Random, *, allowed: tuple[str, ...] = COUNTERFACTUALS) -> str | None:
+def choose(
+    task_type: str | None,
+    rng: random.Random,
+    *,
+    allowed: tuple[str, ...] = COUNTERFACTUALS,
+    named: tuple[str, ...] = (),
+) -> str | None:
     """Name of the counterfactual transform of one prompt visit, shared by its G rollouts (table row 15).
 
     `allowed` serves the ablations "w/o flip" and "w/o reversal" (table row 33): Spatiotemporal and Static then use what
     remains, and a question that needs the removed transform gets None. None means: train single-branch.
+    `named`: those that the question's row names, in place of its task type's (our extension: App. H).
     Raises ValueError on a task type or transform that does not exist.
     """
     if unknown := [name for name in allowed if name not in COUNTERFACTUALS]:
@@ -92,7 +101,7 @@ def choose(task_type: str | None, rng: random.Random, *, allowed: tuple[str, ...
         return None
     if task_type not in TASK_TRANSFORMS:
         raise ValueError(f"task_type must be one of {tuple(TASK_TRANSFORMS)} or None, got {task_type!r}")
-    candidates = [name for name in TASK_TRANSFORMS[task_type] if name in allowed]
+    candidates = [name for name in named or TASK_TRANSFORMS[task_type] if name in (*allowed, SEGMENT_SWAP)]
     return rng.choice(candidates) if candidates else None
 
 

@@ -1,9 +1,9 @@
 """Rows of a training or evaluation file -> Questions, and the order in which training visits them.
 
 The row format is Video-R1's (`problem_id`, `problem`, `data_type`, `problem_type`, `options`, `solution`, `path`,
-`data_source`) plus optional `task_type`, `start`, `end` (seconds) and, for paired evaluation, `pair_id`, `side`,
-`subtask`. A row that cannot be used is returned as a BadRow that names file, row, field and reason; nothing is
-skipped in silence and nothing is substituted.
+`data_source`) plus optional `task_type`, `transforms` (names, in place of the task type's), `start`, `end` (seconds)
+and, for paired evaluation, `pair_id`, `side`, `subtask`. A row that cannot be used is returned as a BadRow that names
+file, row, field and reason; nothing is skipped in silence and nothing is substituted.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from data.paths import Outside, confined
 from data.rows import RawRow, read_rows
 from episode import TASK_TYPES, Question
 from tasks import TASKS, canonical
+from transforms import NAMEABLE
 from verifiers import VERIFIERS, canonical_answer, last_box, split_option
 
 PROBLEM_TYPES = (*VERIFIERS, *TASKS)
@@ -197,6 +198,13 @@ def _bounds(row: dict, data_type: str) -> tuple[float | None, float | None]:
     return start, end
 
 
+def _transforms(row: dict) -> tuple[str, ...]:
+    names = row.get("transforms") or []
+    if not isinstance(names, list) or not all(name in NAMEABLE for name in names):
+        raise _Fault("transforms", f"must be a list of {', '.join(NAMEABLE)}", f"got {names!r}")
+    return tuple(names)
+
+
 def _question(raw: RawRow, root: str, null_option: str, check_files: bool, task_types: bool) -> Question:
     """One checked row. Raises _Fault at the first thing wrong with it."""
     row, number = raw.value, raw.number
@@ -233,6 +241,7 @@ def _question(raw: RawRow, root: str, null_option: str, check_files: bool, task_
         gold=gold,
         path=path,
         task_type=_choice(row, "task_type", TASK_TYPES, required=False) if task_types else None,
+        transforms=_transforms(row) if task_types else (),
         start=start,
         end=end,
         data_source=_text_field(row, "data_source", required=False) or "",

@@ -650,7 +650,8 @@ def test_text_has_no_use_for_path_and_bounds(root):
 
 
 def test_a_good_row(root):
-    [question], bad = load(root, ROW | {"task_type": "Spatial", "start": 1, "end": 2.5})
+    [question], bad = load(root, ROW | {"task_type": "Spatial", "start": 1, "end": 2.5, "transforms": ["segment_swap"]})
+    assert question.transforms == ("segment_swap",)
     assert not bad
     assert (question.id, question.row, question.problem, question.gold) == ("7", 1, "Which way?", "B")
     assert question.options == ("A. left", "B. right", "C. None of the above") and question.null_letter == "C"
@@ -730,6 +731,8 @@ def test_gold_answers(root, change, gold):
         ({"end": 0}, "start", "before end"),
         ({"task_type": "temporal"}, "task_type", "must be one of"),
         ({"task_type": 3}, "task_type", "must be one of"),
+        ({"transforms": "segment_swap"}, "transforms", "must be a list of"),
+        ({"transforms": ["frame_shuffle"]}, "transforms", "must be a list of"),
         ({"side": "c"}, "side", "must be one of"),
     ],
 )

@@ -1,5 +1,6 @@
 """The toy world says what it claims: determinism, the cue's strength, true counterfactuals, and a policy that runs."""
 
+import dataclasses
 import json
 
 import decord
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+import transforms
 from data.dataset import NULL_OPTION
 from data.prompts import build_prompt, processor_inputs
 from episode import TASK_TYPES, Question, View
@@ -185,3 +187,51 @@ def test_warm_start_inputs_equal_the_processors(tiny):
             assert torch.allclose(ours[name], value, atol=1e-6)
         else:
             assert torch.equal(ours[name].long(), value.long()), name
+
+
+def test_more_flashes_have_a_frame_pair_each_and_known_counterfactuals():
+    """The first flash that the pixels of a transformed clip show is the answer said to be right."""
+    rng, seen = np.random.default_rng(0), set()
+    for _ in range(60):
+        scene = world.draw_scene("order", rng, events=(2, 3, 4))
+        seen.add(len(scene.flashes))
+        clip = world.render(scene)
+        for name in (transforms.IDENTITY, transforms.TEMPORAL_REVERSE, transforms.SEGMENT_SWAP):
+            view = world.transformed(clip, name).astype(float)
+            lit = [[edge for edge in world.EDGES if edge_light(view[t], edge) > 215] for t in range(world.FRAMES)]
+            first = next(edges[0] for edges in lit if edges)
+            answer = scene.answer if name == transforms.IDENTITY else world.transformed_answer("order", scene, name)
+            assert first == answer, (scene, name)
+            if len(scene.flashes) > 2:
+                assert all(lit[t] == lit[t + 1] and len(lit[t]) < 2 for t in range(0, world.FRAMES, 2))
+    assert seen == {2, 3, 4}
+
+
+def edge_light(frame, edge):
+    """Mean of the outermost two lines of pixels, without corners (another edge's flash reaches those)."""
+    lines = {
+        "top": frame[:2, 16:-16],
+        "bottom": frame[-2:, 16:-16],
+        "left": frame[16:-16, :2],
+        "right": frame[16:-16, -2:],
+    }
+    return lines[edge].mean()
+
+
+def test_difficulty_takes_a_share_of_what_tells_the_answer():
+    rng = np.random.default_rng(0)
+    scene = world.draw_scene("direction", rng)
+    hard = dataclasses.replace(scene, extent=0.5)
+    travel = lambda s: world.look(s, world.FRAMES - 1).x - world.look(s, 0).x  # noqa: E731
+    assert abs(travel(hard)) == pytest.approx(abs(travel(scene)) / 2)
+    flash = dataclasses.replace(world.draw_scene("order", rng), extent=0.5, starts=(0, 4))
+    light = edge_light(world.render(flash)[0], flash.answer) / 255
+    assert light == pytest.approx(flash.grey + 0.5 * (0.95 - flash.grey), abs=0.01)
+
+
+def test_four_ways_are_shown_and_listed_alone():
+    for index in range(40):
+        for row, _ in world.evaluation_pair(index, "moving_direction_4", 7, difficulty=0.3):
+            assert set(texts(row)) == set(world.AXIAL) and row["cue"] in world.AXIAL
+    golds = {gold(row) for i in range(60) for row, _ in world.evaluation_pair(i, "moving_direction_8", 7)}
+    assert golds == set(world.DIRECTIONS)

@@ -121,3 +121,10 @@ def test_visit_rng_separates_seed_epoch_and_question():
 
 def test_visit_rng_is_the_same_in_every_process():
     assert visit_rng(7, 2, "question 12").random() == 0.6436970020267258  # written down once
+
+
+def test_a_row_may_name_its_transforms():
+    rng, named = random.Random(0), ("temporal_reverse", "segment_swap")
+    assert {choose("Temporal", rng, named=named) for _ in range(50)} == set(named)
+    assert choose("Temporal", rng, named=named, allowed=("horizontal_flip",)) == "segment_swap"
+    assert choose(None, rng, named=named) is None, "without a task type nobody knows whether the answer changes"

@@ -24,15 +24,22 @@ so no two labels contradict. No transform moves the cue.
 `cf_answers` (what would be right under each transform); in CF_UNLISTED of the dynamic ones none of these is listed, so
 that on the counterfactual "None of the above" is right. Evaluation pairs list both right answers, in an order drawn for
 each side. The answer that the cue names is always listed, as a language prior's would be.
+
+**Harder worlds.** `difficulty` takes that share of what tells the answer: travel, growth, fading, light of a flash.
+`events` are the flashes an `order` clip may have; of three and four, reversal and swap bring other edges to the front.
+`subtasks` may name STUDY_SUBTASKS, where moving direction is asked of four ways and of eight apart.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import random
-from collections.abc import Sequence
-from dataclasses import dataclass
+import shutil
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import av
 import numpy as np
@@ -69,6 +76,7 @@ DIRECTIONS = {
     "downleft": (-1, 1),
     "downright": (1, 1),
 }
+AXIAL = ("left", "right", "up", "down")
 CHANGES = ("grows", "shrinks", "appears", "vanishes")
 EDGES = ("top", "bottom", "left", "right")
 CORNERS = ("topleft", "topright", "bottomleft", "bottomright")
@@ -110,6 +118,15 @@ EVAL_SUBTASKS = {
     "event_sequence": ("order",),
     "static": STATIC,
 }
+STUDY_SUBTASKS = {
+    "reversible_dynamics": ("change",),
+    "moving_direction_4": ("direction",),
+    "moving_direction_8": ("direction",),
+    "event_sequence": ("order",),
+    "static": STATIC,
+}
+"""Evaluation subtask -> its questions; `moving_direction_4` shows and lists left, right, up and down alone."""
+_PAIRED = EVAL_SUBTASKS | STUDY_SUBTASKS
 
 # Answers are single words (one token each): the policy has to look up which letter stands before the word.
 _HEADING = {vector: name for name, vector in DIRECTIONS.items()}
@@ -142,10 +159,21 @@ class Scene:
     centre: tuple[float, float]
     radius: float
     grey: float
-    starts: tuple[int, int]
-    """`order` only: first frames of the two flashes, one in each half."""
+    starts: tuple[int, ...]
+    """`order` only: first frames of the flashes; of two, one in each half."""
     dots: tuple[tuple[float, float], ...]
     """`count` only."""
+    lasts: int = 3
+    """`order` only: frames of a flash."""
+    between: tuple[str, ...] = ()
+    """`order` only: the edges that flash after the first and before the last."""
+    extent: float = 1.0
+    """Share of travel, growth, fading and flash that is shown."""
+
+    @property
+    def flashes(self) -> tuple[tuple[str, int], ...]:
+        """(edge, first frame) in order, `order` only."""
+        return tuple(zip((self.answer, *self.between, self.last), self.starts, strict=True))
 
     def truth(self, question: str) -> str:
         """The right answer to `question`, one that `askable` lists."""
@@ -164,13 +192,25 @@ def cued_answer(question: str, colour: str) -> str | None:
     return CUED[question][list(COLOURS).index(colour) % len(CUED[question])]
 
 
-def draw_scene(kind: str, rng: np.random.Generator, bias: float = 0.0) -> Scene:
-    """A clip of this kind; with probability `bias` its colour is one that the cue pairs with the answer."""
-    pool = {"direction": tuple(DIRECTIONS), "change": CHANGES, "order": EDGES, "side": CORNERS, "count": COUNTS}[kind]
+def draw_scene(
+    kind: str,
+    rng: np.random.Generator,
+    bias: float = 0.0,
+    *,
+    difficulty: float = 0.0,
+    events: tuple[int, ...] = (2,),
+    pool: tuple[str, ...] = (),
+) -> Scene:
+    """A clip of this kind; with probability `bias` its colour is one that the cue pairs with the answer.
+
+    `pool`: the answers that may be drawn, and with them the colours that name one of them; empty = all.
+    """
+    every = {"direction": tuple(DIRECTIONS), "change": CHANGES, "order": EDGES, "side": CORNERS, "count": COUNTS}[kind]
+    colours = [colour for colour in COLOURS if not pool or cued_answer(kind, colour) in pool]
+    pool = pool or every
     answer, last = str(rng.choice(pool)), ""
     if kind == "order":
         last = str(rng.choice([edge for edge in EDGES if edge != answer]))
-    colours = list(COLOURS)
     if rng.random() < bias and kind in CUED:
         colours = [colour for colour in colours if cued_answer(kind, colour) == answer]
     x, y = rng.uniform(-4, 4, 2) + SIZE / 2
@@ -184,7 +224,7 @@ def draw_scene(kind: str, rng: np.random.Generator, bias: float = 0.0) -> Scene:
     if kind == "count":
         cells = rng.choice(16, COUNTS.index(answer) + 1, replace=False)
         dots = tuple((16 * (c % 4) + 8 + rng.uniform(-3, 3), 16 * (c // 4) + 8 + rng.uniform(-3, 3)) for c in cells)
-    return Scene(
+    scene = Scene(
         kind=kind,
         answer=answer,
         last=last,
@@ -195,7 +235,20 @@ def draw_scene(kind: str, rng: np.random.Generator, bias: float = 0.0) -> Scene:
         grey=float(rng.uniform(0.45, 0.55)),
         starts=(int(rng.integers(0, 2)), int(rng.integers(4, 6))),
         dots=dots,
+        extent=1.0 - difficulty,
     )
+    return longer(scene, int(rng.choice(events)), rng) if kind == "order" and events != (2,) else scene
+
+
+def longer(scene: Scene, count: int, rng: np.random.Generator) -> Scene:
+    """An `order` clip with `count` flashes: three and four last two frames, each in a frame pair of its own, so that no
+    transform cuts one."""
+    if count == 2:
+        return scene
+    places = np.sort(rng.choice(FRAMES // 2, count, replace=False))
+    rest = [edge for edge in EDGES if edge not in (scene.answer, scene.last)]
+    between = tuple(str(edge) for edge in rng.permutation(rest)[: count - 2])
+    return replace(scene, between=between, lasts=2, starts=tuple(int(2 * place) for place in places))
 
 
 def _mask(shape: str, x: float, y: float, radius: float) -> np.ndarray:
@@ -226,6 +279,7 @@ def look(scene: Scene, t: float) -> Look:
     """Frame `t` of any scene but `count`; of 0..FRAMES - 1, the last of a clip."""
     progress = t / (FRAMES - 1)
     (x, y), radius, alpha, flashes = scene.centre, scene.radius, 1.0, ()
+    progress = 0.5 + scene.extent * (progress - 0.5)
     if scene.kind == "direction":
         dx, dy = DIRECTIONS[scene.answer]
         x, y = x + dx * 36 * (progress - 0.5), y + dy * 36 * (progress - 0.5)
@@ -236,8 +290,7 @@ def look(scene: Scene, t: float) -> Look:
         else:
             radius, alpha = 1.2 * radius, 0.05 + 0.95 * amount
     if scene.kind == "order":
-        both = zip((scene.answer, scene.last), scene.starts, strict=True)
-        flashes = tuple(edge for edge, start in both if start <= t < start + 3)
+        flashes = tuple(edge for edge, start in scene.flashes if start <= t < start + scene.lasts)
     return Look(x, y, radius, alpha, flashes)
 
 
@@ -255,7 +308,7 @@ def render(scene: Scene, times: Sequence[float] = range(FRAMES)) -> np.ndarray:
         where = _mask(scene.shape, seen.x, seen.y, seen.radius)
         frame[where] += seen.alpha * (colour - frame[where])
         for edge in seen.flashes:
-            frame[band[edge]] = 0.95
+            frame[band[edge]] = scene.grey + scene.extent * (0.95 - scene.grey)
     return np.rint(clip * 255).astype(np.uint8)
 
 
@@ -285,7 +338,8 @@ def transformed_answer(question: str, scene: Scene, transform: str) -> str:
     if question in STATIC:
         return answer
     if question == "order":
-        return scene.last
+        late = [edge for edge, start in scene.flashes if start >= FRAMES // 2]
+        return late[0] if transform == SEGMENT_SWAP else late[-1]
     return (FLIPPED if transform == HORIZONTAL_FLIP else REVERSED)[answer]
 
 
@@ -316,11 +370,14 @@ def make_row(row_id: str, question: str, answer: str, options: list[str], path: 
     }
 
 
-def training_example(index: int, seed: int, bias: float) -> tuple[dict, np.ndarray]:
+def training_example(
+    index: int, seed: int, bias: float, *, difficulty: float = 0.0, events: tuple[int, ...] = (2,)
+) -> tuple[dict, np.ndarray]:
     """Row and frames of training example `index`."""
     rng = np.random.default_rng([seed, 0, index])
     question = str(rng.choice(list(TRAIN_MIX), p=list(TRAIN_MIX.values())))
-    scene = draw_scene(draw_question_kind(question, rng), rng, 0.0 if question in STATIC else bias)
+    bias = 0.0 if question in STATIC else bias
+    scene = draw_scene(draw_question_kind(question, rng), rng, bias, difficulty=difficulty, events=events)
     answer, cue = scene.truth(question), cued_answer(question, scene.colour)
     elsewhere = {t: transformed_answer(question, scene, t) for t in transforms_of(question, answer)}
     others = [] if question in STATIC else list(elsewhere.values())
@@ -332,11 +389,15 @@ def training_example(index: int, seed: int, bias: float) -> tuple[dict, np.ndarr
     return row, render(scene)
 
 
-def evaluation_pair(index: int, subtask: str, seed: int) -> list[tuple[dict, np.ndarray]]:
+def evaluation_pair(
+    index: int, subtask: str, seed: int, *, difficulty: float = 0.0, events: tuple[int, ...] = (2,)
+) -> list[tuple[dict, np.ndarray]]:
     """Both sides, (row, frames) each, of one counterfactual pair."""
-    rng = np.random.default_rng([seed, 1 + list(EVAL_SUBTASKS).index(subtask), index])
-    question = EVAL_SUBTASKS[subtask][index % len(EVAL_SUBTASKS[subtask])]
-    scene = draw_scene(draw_question_kind(question, rng), rng)
+    rng = np.random.default_rng([seed, 1 + list(_PAIRED).index(subtask), index])
+    question = _PAIRED[subtask][index % len(_PAIRED[subtask])]
+    pool = AXIAL if subtask == "moving_direction_4" else ()
+    kind = draw_question_kind(question, rng)
+    scene = draw_scene(kind, rng, difficulty=difficulty, events=events, pool=pool)
     answer = scene.truth(question)
     choices = transforms_of(question, answer)
     if question == "order":
@@ -345,7 +406,8 @@ def evaluation_pair(index: int, subtask: str, seed: int) -> list[tuple[dict, np.
         choices = (HORIZONTAL_FLIP,)
     transform = str(rng.choice(choices))
     other, cue = transformed_answer(question, scene, transform), cued_answer(question, scene.colour)
-    listed = draw_options(question, [answer, other] + ([cue] if cue else []), [], rng)
+    withheld = [way for way in DIRECTIONS if pool and way not in pool]
+    listed = draw_options(question, [answer, other] + ([cue] if cue else []), withheld, rng)
     frames, pair_id = render(scene), f"{subtask}/{index:03d}"
     sides = []
     for side, truth, view in (("a", answer, frames), ("b", other, transformed(frames, transform))):
@@ -375,18 +437,40 @@ def write_clip(path: Path, frames: np.ndarray) -> None:
         container.mux(stream.encode())
 
 
-def write_world(out: Path | str, seed: int = 0, bias: float = 0.97, train: int = 1200, pairs: int = 60) -> None:
+def write_world(
+    out: Path | str,
+    seed: int = 0,
+    bias: float = 0.97,
+    train: int = 1200,
+    pairs: int = 60,
+    *,
+    difficulty: float = 0.0,
+    events: tuple[int, ...] = (2,),
+    subtasks: Iterable[str] = EVAL_SUBTASKS,
+) -> None:
     """Write `train` biased examples and `pairs` unbiased pairs of each evaluation subtask under `out`."""
-    out = Path(out)
+    out, harder = Path(out), dict(difficulty=difficulty, events=tuple(events))
     (out / "clips").mkdir(parents=True, exist_ok=True)
-    examples = {"train": [training_example(index, seed, bias) for index in range(train)], "eval": []}
-    for subtask in EVAL_SUBTASKS:
+    examples = {"train": [training_example(index, seed, bias, **harder) for index in range(train)], "eval": []}
+    for subtask in subtasks:
         for index in range(pairs):
-            examples["eval"] += evaluation_pair(index, subtask, seed)
+            examples["eval"] += evaluation_pair(index, subtask, seed, **harder)
     for split, items in examples.items():
         for row, frames in items:
             write_clip(out / row["path"], frames)
         (out / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row, _ in items))
+
+
+def write_once(folder: Path | str, **settings) -> None:
+    """`write_world`, unless the folder is there. Any number of processes may ask for it: it appears whole."""
+    if os.path.isdir(folder):
+        return
+    scratch = f"{folder}.{os.getpid()}"
+    write_world(scratch, **settings)
+    try:
+        os.rename(scratch, folder)
+    except OSError:  # another one was faster; its world is the same
+        shutil.rmtree(scratch)
 
 
 @dataclass
@@ -402,9 +486,13 @@ class Config:
     """Training rows."""
     pairs: int = 60
     """Evaluation pairs of each of the four subtasks."""
+    difficulty: float = 0.0
+    """Share of travel, growth, fading and flash that is taken away; 0..1."""
+    events: tuple[Literal[2, 3, 4], ...] = (2,)
+    """Flashes that a clip about event order may have, each number as likely."""
 
 
 if __name__ == "__main__":
     config = tyro.cli(Config, description=Config.__doc__)
-    write_world(config.out, config.seed, config.bias, config.train, config.pairs)
+    write_world(**vars(config))
     print(f"{config.train} training rows and {config.pairs * len(EVAL_SUBTASKS)} evaluation pairs in {config.out}")

@@ -1,0 +1,276 @@
+"""Every claim of Sec. 5.2, 5.3, App. A.4, A.5, C, D, E and F, and the rule that says whether it holds on the toy world.
+
+The rules were fixed before any reported seed was run. Each looks at a paired difference over seeds and its interval:
+
+- *more*: holds where the interval lies above 0, does not hold where it lies below, cannot be told otherwise;
+- *same*: holds where the interval lies within the margin, does not hold where it leaves out 0 and the mean lies outside
+  the margin, cannot be told otherwise;
+- *at most*: holds where the interval lies below the margin, does not hold where it lies above, cannot be told
+  otherwise.
+
+The margin is MARGIN points of accuracy, unless the claim names another. With a failed cell or fewer than two seeds it
+cannot be told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from toy.study_cells import BASELINES, CONDITIONS
+from toy.study_results import Results, Series
+
+MARGIN = 5.0
+CHANCE, PAIR_CHANCE = 25.0, 6.25  # four options on each side
+HOLDS, NOT, UNTOLD, UNTESTED = "holds", "does not hold", "cannot be told here", "cannot be tested here"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    verdict: str
+    number: str
+
+
+Rule = Callable[[Series], str]
+Measure = Callable[[Results], Series]
+
+
+@dataclass(frozen=True)
+class Claim:
+    place: str
+    words: str
+    paper: str
+    """The paper's number; empty where it names none."""
+    measure: Measure | None = None
+    """None: cannot be tested."""
+    rule: Rule | None = None
+    why: str = ""
+    """It cannot be tested."""
+
+    def judge(self, results: Results) -> Outcome:
+        if self.measure is None:
+            return Outcome(UNTESTED, self.why)
+        series = self.measure(results)
+        if series.failed:
+            return Outcome(UNTOLD, f"failed: {', '.join(series.failed)}; {numbers(series)}")
+        if len(series.values) < 2:
+            return Outcome(UNTOLD, numbers(series))
+        return Outcome(self.rule(series), numbers(series))
+
+
+def numbers(series: Series) -> str:
+    """Mean, interval and seeds."""
+    seeds = f"{len(series.values)} of {len(series.wanted)} seeds"
+    if len(series.values) < 2:
+        return seeds
+    low, high = series.mean - series.half, series.mean + series.half
+    if series.half == 0:
+        return f"{series.mean:+.1f} at each of {seeds}"
+    digits = 3 if 0 < max(abs(low), abs(high)) < 1 else 1  # a share, or points
+    if len(series.values) == len(series.wanted):
+        seeds = f"{len(series.values)} seeds"
+    return f"{series.mean:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}], {seeds}"
+
+
+# -- rules -------------------------------------------------------------------------------------------------------------
+
+
+def more(series: Series) -> str:
+    low, high = series.mean - series.half, series.mean + series.half
+    return HOLDS if low > 0 else NOT if high < 0 else UNTOLD
+
+
+def same(margin: float = MARGIN) -> Rule:
+    def rule(series: Series) -> str:
+        low, high = series.mean - series.half, series.mean + series.half
+        if -margin <= low and high <= margin:
+            return HOLDS
+        return NOT if (low > 0 or high < 0) and abs(series.mean) > margin else UNTOLD
+
+    return rule
+
+
+def at_most(margin: float) -> Rule:
+    def rule(series: Series) -> str:
+        low, high = series.mean - series.half, series.mean + series.half
+        return HOLDS if high <= margin else NOT if low > margin else UNTOLD
+
+    return rule
+
+
+# -- measures ----------------------------------------------------------------------------------------------------------
+
+
+def of(name: str, metric: str) -> Measure:
+    return lambda results: results.series(name, metric)
+
+
+def gap(first: str, second: str, metric: str = "pair_acc") -> Measure:
+    """First minus second, seed by seed."""
+    return lambda results: results.series(first, metric) - results.series(second, metric)
+
+
+def minus(first: Measure, second: Measure, times: float = 1.0) -> Measure:
+    return lambda results: first(results) - second(results) * times
+
+
+def widest(names: tuple[str, ...], metric: str) -> Measure:
+    """The condition of the highest mean minus that of the lowest."""
+
+    def measure(results: Results) -> Series:
+        every = [results.series(name, metric, results.seeds("no_crr")) for name in names]
+        if not all(series.values for series in every):
+            return Series({}, every[0].wanted, sum((series.failed for series in every), ()))
+        ranked = sorted(every, key=lambda series: series.mean)
+        return ranked[-1] - ranked[0]
+
+    return measure
+
+
+LABEL = {name: condition.label for name, condition in CONDITIONS.items()}
+LAMBDAS, WEIGHTS = ("lambda_0.1", "crpo", "lambda_0.5"), ("w_aug_0.3", "crpo", "w_aug_0.7")
+DYNAMIC = {"reversible_dynamics": "reversible dynamics", "event_sequence": "event sequence"}
+RL_PAPER = {"grpo": "+6.6 / +5.7", "t_grpo": "+5.0 / +3.6", "arrow_rl": "+7.3 / +5.9"}  # P-Acc on 4B / 8B
+RL_ACC_PAPER = {"grpo": "+3.7 / +3.1", "t_grpo": "+1.7 / +1.6", "arrow_rl": "+3.6 / +2.9"}
+SIZE = "one model size here"
+
+MAIN = (
+    *(Claim("5.2 (1)", f"CRPO beats {LABEL[b]} in pair accuracy", RL_PAPER[b], gap("crpo", b), more)
+      for b in BASELINES),
+    *(Claim("5.2 (1)", f"CRPO beats {LABEL[b]} in accuracy", RL_ACC_PAPER[b], gap("crpo", b, "acc"), more)
+      for b in BASELINES),
+    *(Claim("5.2 (1)", f"T-GRPO is the strongest other method: above {LABEL[b]}", paper, gap("t_grpo", b), more)
+      for b, paper in (("grpo", "+1.6 / +2.1"), ("arrow_rl", "+2.3 / +2.3"))),
+    Claim("5.2 (1)", "CRPO's gain over T-GRPO is larger in pair accuracy than in accuracy", "+5.0 against +1.7",
+          minus(gap("crpo", "t_grpo"), gap("crpo", "t_grpo", "acc")), more),
+    Claim("5.2 (1)", "CRPO is above the start in pair accuracy", "+9.4 / +7.7", gap("crpo", "base"), more),
+    Claim("5.2 (2)", "General questions are not sacrificed: static accuracy lost since the start, margin 5",
+          "-0.8 / -0.7 (VideoMME)", gap("base", "crpo", "static/acc"), at_most(MARGIN)),
+    Claim("5.2 (2)", "CRPO beats GRPO on general questions (static accuracy)", "+0.9 / +1.1 (VideoMME)",
+          gap("crpo", "grpo", "static/acc"), more),
+    Claim("5.2 (2)", "The invariance reward keeps static accuracy: CRPO above CRPO without static questions", "",
+          gap("crpo", "no_static", "static/acc"), more),
+    Claim("5.2 (3)", "CRPO scales to a larger backbone", "+7.7 on 8B", why=SIZE),
+    Claim("5.3", "GRPO (G x 2) does not reach CRPO", "+4.6", gap("crpo", "grpo_g16"), more),
+    Claim("5.3", "GRPO (data x 2) does not reach CRPO", "+6.4", gap("crpo", "grpo_data2"), more),
+    Claim("5.3", "Data x 2 gives GRPO nothing", "+0.2", gap("grpo_data2", "grpo"), same()),
+    Claim("5.3", "G x 2 gives GRPO part of the gap", "+2.0", gap("grpo_g16", "grpo"), more),
+    Claim("5.3 (i)", "Spatial flip contributes", "+1.6", gap("crpo", "no_flip"), more),
+    Claim("5.3 (i)", "Temporal reversal contributes", "+4.1", gap("crpo", "no_reverse"), more),
+    Claim("5.3 (i)", "Reversal matters more than the flip", "+2.5", gap("no_flip", "no_reverse"), more),
+    Claim("5.3 (ii)", "R_CRR contributes", "+3.6", gap("crpo", "no_crr"), more),
+    Claim("5.3 (ii)", "R_behave contributes", "+2.1", gap("crpo", "no_behave"), more),
+    Claim("5.3 (ii)", "R_CRR matters more than R_behave", "+1.5", gap("no_behave", "no_crr"), more),
+    Claim("5.3 (iii)", "The counterfactual branch's gradient contributes", "+6.0",
+          gap("crpo", "no_counterfactual"), more),
+    Claim("5.3 (iii)", "Without it CRPO is where T-GRPO is", "-1.0", gap("no_counterfactual", "t_grpo"), same()),
+    Claim("5.3 (iv)", "The null option contributes", "+4.7", gap("crpo", "no_null"), more),
+    Claim("5.3 (iv)", "Without it general questions suffer (static accuracy)", "+4.9 (MVBench)",
+          gap("crpo", "no_null", "static/acc"), more),
+    *(Claim("5.3 (a)", f"CRPO's correctness reward rises more slowly than {LABEL[b]}'s: first fifth", "",
+            gap(b, "crpo", "first:reward/correct"), more) for b in BASELINES),
+    *(Claim("5.3 (a)", f"and ends at {LABEL[b]}'s level: last fifth, margin 0.05", "0.71 against 0.70",
+            gap("crpo", b, "last:reward/correct"), same(0.05)) for b in BASELINES),
+    *(Claim("5.3 (b)", f"Fewer groups without advantage than {LABEL[b]}", "",
+            gap(b, "crpo", "mean:group/zero_advantage"), more) for b in BASELINES),
+    Claim("5.3 (c)", "T-GRPO's bonus stays flat: last third against first, margin 0.03", "",
+          of("t_grpo", "rise:reward/temporal"), same(0.03)),
+    Claim("5.3 (c)", "ArrowRL's bonus stays flat, margin 0.03", "", of("arrow_rl", "rise:reward/reverse"), same(0.03)),
+    Claim("5.3 (c)", "CRPO's R_CRR grows", "0.09 to 0.17", of("crpo", "rise:reward/crr_orig"), more),
+)  # fmt: skip
+
+_SHORT = {"single_frame": "a single frame", "shuffled": "shuffled frames", "text_only": "text alone"}
+_SHORT_PAPER = {
+    ("base", "single_frame"): "7.2", ("base", "shuffled"): "10.2", ("base", "text_only"): "0.4",
+    ("crpo", "single_frame"): "7.4", ("crpo", "shuffled"): "13.2", ("crpo", "text_only"): "1.1",
+}  # fmt: skip
+
+
+def above_chance(name: str, setting: str) -> Measure:
+    return lambda results: results.series(name, f"{setting}/pair_acc") - PAIR_CHANCE
+
+
+def gains(subtask: str, name: str) -> Measure:
+    return gap(name, "base", f"{subtask}/pair_acc")
+
+
+APPENDIX = (
+    *(Claim("A.4", f"{LABEL[name]}: pair accuracy at most at chance ({PAIR_CHANCE:g}) on {words}; margin {MARGIN:g}",
+            f"{_SHORT_PAPER[name, setting]} (chance 13.3)" if name != "grpo" else "",
+            above_chance(name, setting), at_most(MARGIN))
+      for name in ("base", "grpo", "crpo") for setting, words in _SHORT.items()),
+    *(Claim("A.4", f"CRPO loses most of its pair accuracy on {words}", f"58.1 to {_SHORT_PAPER['crpo', setting]}",
+            lambda r, s=setting: r.series("crpo", "pair_acc") * 0.5 - r.series("crpo", f"{s}/pair_acc"), more)
+      for setting, words in _SHORT.items()),
+    Claim("A.4", "On text alone pair accuracy is small but not zero: options differ between the sides", "1.1",
+          of("crpo", "text_only/pair_acc"), more),
+    *(Claim("A.5 (i)", f"CRPO gains more on {words} than on moving direction", "+13.4, +11.6 against +3.0 (4B)",
+            minus(gains(subtask, "crpo"), gains("moving_direction", "crpo")), more)
+      for subtask, words in DYNAMIC.items()),
+    *(Claim("A.5 (i)", f"and more than twice what GRPO gains on {words}", paper,
+            minus(gains(subtask, "crpo"), gains(subtask, "grpo"), 2.0), more)
+      for (subtask, words), paper in zip(DYNAMIC.items(), ("13.4 against 3.0", "11.6 against 4.9"), strict=True)),
+    *(Claim("A.5 (ii)", f"Moving direction stays harder than {words} for CRPO", paper,
+            minus(of("crpo", f"{subtask}/pair_acc"), of("crpo", "moving_direction/pair_acc")), more)
+      for (subtask, words), paper in zip(DYNAMIC.items(), ("77.7 against 21.0", "62.7 against 21.0"), strict=True)),
+    Claim("A.5 (iii)", "Pair accuracy over its chance is a larger ratio than accuracy over its (CRPO, reversible "
+          "dynamics)", "7.3 against 2.7", lambda r: r.series("crpo", "reversible_dynamics/pair_acc") * (1 / PAIR_CHANCE)
+          - r.series("crpo", "reversible_dynamics/acc") * (1 / CHANCE), more),
+    Claim("C", "A text-only reasoning model routes 94 % rightly", "188 of 200", why="no language model here"),
+    Claim("C", "The router's measured confusions do no harm: points lost, margin 5", "", gap("crpo", "router_c"),
+          at_most(MARGIN)),
+    Claim("C", "nor do errors of 6 %, even if drawn uniformly", "", gap("crpo", "router_6"), at_most(MARGIN)),
+    Claim("D.1", "The two CRR curves coincide: largest distance in any round, margin 0.001", "equal",
+          of("crpo", "crr_apart"), at_most(1e-3)),
+    Claim("D.2", "The dynamics are the same on a larger backbone", "", why=SIZE),
+    Claim("D.3 (i)", "Lambda 0 loses pair accuracy", "+3.6", gap("crpo", "no_crr"), more),
+    Claim("D.3 (ii)", "w_aug 0 loses more than lambda 0", "+2.4", gap("no_crr", "no_counterfactual"), more),
+    Claim("D.3 (iii)", "General questions do not move along lambda (static accuracy, highest minus lowest)", "0.7",
+          widest(("no_crr", *LAMBDAS), "static/acc"), same()),
+    Claim("D.3 (iii)", "nor along w_aug", "0.7", widest(("no_counterfactual", *WEIGHTS), "static/acc"), same()),
+    Claim("D.3 (iv)", "Lambda's precise value matters little (highest minus lowest, without 0)", "2.8",
+          widest(LAMBDAS, "pair_acc"), same()),
+    Claim("D.3 (iv)", "nor does w_aug's", "2.8", widest(WEIGHTS, "pair_acc"), same()),
+    Claim("E", "Plain augmentation with the original label loses against GRPO", "", gap("grpo", "augment"), more),
+    Claim("E", "It makes the policy less sensitive than the start", "", gap("base", "augment"), more),
+    Claim("E", "CRPO is not augmentation: it beats it", "", gap("crpo", "augment"), more),
+    Claim("E", "CRPO does not randomise on transformed clips: share of right samples there minus on clips as drawn, "
+          "margin 0.05", "", lambda r: r.series("crpo", "b/right") - r.series("crpo", "a/right"), same(0.05)),
+    Claim("E", "nor do its samples agree less there, margin 0.05", "",
+          lambda r: r.series("crpo", "b/agreement") - r.series("crpo", "a/agreement"), same(0.05)),
+    Claim("E (third)", "Static questions anchor it: without them samples on transformed clips agree less", "",
+          gap("crpo", "no_static", "b/agreement"), more),
+    Claim("E (third)", "and are less often right", "", gap("crpo", "no_static", "b/right"), more),
+    Claim("E", "The joint deviation lets R_CRR through: it shifts advantages by more than each branch's own does", "",
+          gap("crpo", "std_branch", "shift"), more),
+    Claim("F.1", "T-GRPO's bonus cancels: it shifts advantages by at most 1 %", "0", of("t_grpo", "shift"),
+          at_most(0.01)),
+    Claim("F.1", "ArrowRL's bonus cancels: at most 1 %", "0", of("arrow_rl", "shift"), at_most(0.01)),
+    Claim("F.1", "so T-GRPO trains as GRPO does", "+1.6 / +2.1", gap("t_grpo", "grpo"), same()),
+    Claim("F.1", "and ArrowRL as GRPO does", "-0.7 / -0.2", gap("arrow_rl", "grpo"), same()),
+    Claim("F.2", "R_CRR does not cancel: it shifts CRPO's advantages by more than 1 %", "",
+          lambda r: r.series("crpo", "shift") - 0.01, more),
+    Claim("F.2", "R_behave varies within its group: fewer counterfactual than original groups without advantage", "",
+          lambda r: r.series("crpo", "mean:group/zero_advantage_original")
+          - r.series("crpo", "mean:group/zero_advantage_counterfactual"), more),
+)  # fmt: skip
+
+_UNREAD = "last:rollout/unreadable_counterfactual"
+BEYOND = (
+    Claim("Eq. 4", "Paid for unreadable text, the policy learns to write it (counterfactual, last fifth)", "",
+          gap("literal_eq4", "crpo", _UNREAD), more),
+    Claim("Eq. 4", "and loses pair accuracy", "", gap("crpo", "literal_eq4"), more),
+    Claim("router", "20 % wrong task types do harm", "", gap("crpo", "router_20"), more),
+    Claim("std", "One deviation for the round beats the joint one", "", gap("std_batch", "crpo"), more),
+    Claim("std", "The joint one beats each branch's own", "", gap("crpo", "std_branch"), more),
+    *(Claim("bias", f"CRPO beats GRPO at a training bias of {bias}", "", gap(f"crpo{end}", f"grpo{end}"), more)
+      for bias, end in ((0.8, "_bias_0.8"), (0.9, "_bias_0.9"), (0.97, ""), (1.0, "_bias_1.0"))),
+    Claim("bias", "by more at 1.0 than at 0.8", "",
+          minus(gap("crpo_bias_1.0", "grpo_bias_1.0"), gap("crpo_bias_0.8", "grpo_bias_0.8")), more),
+    Claim("App. H", "Segment swap as one more transform helps event sequence", "",
+          gap("segment_swap", "crpo", "event_sequence/pair_acc"), more),
+    Claim("events", "CRPO beats GRPO on the order of three and four events", "",
+          gap("crpo_long", "grpo_long", "event_sequence/pair_acc"), more),
+    Claim("events", "Segment swap helps there", "", gap("swap_long", "crpo_long", "event_sequence/pair_acc"), more),
+)  # fmt: skip
+"""Not of the paper: our questions, judged by the same rules."""

@@ -1,0 +1,175 @@
+"""The study's pictures. A method has one colour in all; whiskers are 95 % intervals over seeds, dots are seeds."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.ticker import EngFormatter, MaxNLocator
+
+from pictures import COLOURS, Sweep, sensitivity
+from toy.study_cells import CONDITIONS
+from toy.study_results import Results, Series
+
+COLOUR = {
+    "base": "#8C8C8C", "grpo": COLOURS[0], "grpo_g16": COLOURS[5], "grpo_data2": COLOURS[3], "t_grpo": COLOURS[4],
+    "arrow_rl": COLOURS[2], "crpo": COLOURS[1], "augment": COLOURS[6],
+}  # fmt: skip
+"""Of a method; a variant of CRPO or GRPO has its method's."""
+SMOOTH = 5  # rounds of the running mean
+Panel = tuple[str, str, tuple[str, ...]]
+"""(Title, unit, metrics: each method has one of them)."""
+
+
+def colour(name: str) -> str:
+    start = name.partition("_")[0]
+    return COLOUR.get(name) or COLOUR.get(start if start in ("base", "grpo") else "crpo")
+
+
+def bars(results: Results, names: Sequence[str], metrics: Mapping[str, str], path: Path, *, chance: float) -> None:
+    """Groups of bars, percent: one group a metric (-> its words), one bar a condition. A line stands at `chance`."""
+    figure, (axes,) = _figure(2.2 + 1.5 * len(metrics), 4.0)
+    width = 0.84 / len(names)
+    for i, name in enumerate(names):
+        for place, metric in enumerate(metrics):
+            series = results.series(name, metric)
+            if series.values:
+                x = place + (i - (len(names) - 1) / 2) * width
+                axes.bar(x, series.mean, 0.92 * width, color=colour(name), alpha=0.75)
+                _spread(axes, x, series, "black")
+    axes.axhline(chance, color="0.3", ls=(0, (2, 2)), lw=1)
+    axes.annotate("chance", (1, chance), xycoords=("axes fraction", "data"), fontsize=8, va="bottom", ha="right")
+    axes.set_xticks(range(len(metrics)), metrics.values(), fontsize=9)
+    axes.set_ylim(0, 104)
+    axes.set_ylabel("pair accuracy, %")
+    _legend(figure, names)
+    _save(figure, axes, path)
+
+
+def rows(results: Results, names: Sequence[str], metrics: Mapping[str, str], path: Path, *, reference: str) -> None:
+    """One line a condition, one panel a metric (-> its words), percent; the reference's mean as a vertical line."""
+    figure, panels = _figure(2.6 + 3.1 * len(metrics), 1.3 + 0.34 * len(names), 1, len(metrics))
+    for axes, (metric, words) in zip(panels, metrics.items(), strict=True):
+        held = results.series(reference, metric, results.seeds(names[-1]))
+        if held.values:
+            axes.axvline(held.mean, color=colour(reference), lw=1, alpha=0.6)
+        for place, name in enumerate(names):
+            series = results.series(name, metric, results.seeds(names[-1]))
+            if series.values:
+                axes.plot(series.mean, place, "o", color=colour(name), ms=6)
+                _spread(axes, place, series, colour(name), sideways=True)
+        axes.set_yticks(range(len(names)), [CONDITIONS[name].label for name in names] if axes is panels[0] else [])
+        axes.set_ylim(len(names) - 0.5, -0.5)
+        axes.set_xlabel(words, fontsize=9)
+        _dress(axes)
+    _save(figure, None, path)
+
+
+def over_rollouts(results: Results, names: Sequence[str], panels: Sequence[Panel], path: Path) -> None:
+    """A metric a panel over the rollouts generated; strong: mean over seeds, pale: each seed."""
+    down, across = math.ceil(len(panels) / 4), min(4, len(panels))
+    figure, grid = _figure(3.9 * across, 3.1 * down + 0.5, down, across)
+    for axes, (title, unit, metrics) in zip(grid, panels, strict=False):
+        for name in names:
+            for metric in metrics:
+                curves = results.rounds(name, metric)
+                for xs, ys in curves.values():
+                    axes.plot(xs, _smooth(ys), color=colour(name), lw=0.6, alpha=0.35)
+                if curves:
+                    xs = next(iter(curves.values()))[0]
+                    mean = [statistics.fmean(at) for at in zip(*(ys for _, ys in curves.values()), strict=False)]
+                    axes.plot(xs[: len(mean)], _smooth(mean), color=colour(name), lw=2)
+        axes.set_title(title, fontsize=10, loc="left", weight="bold")
+        axes.set_ylabel(unit, fontsize=9)
+        axes.set_xlabel("rollouts generated", fontsize=9)
+        axes.xaxis.set_major_locator(MaxNLocator(4))
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+        axes.set_xlim(left=0)
+        _dress(axes)
+    _legend(figure, names)
+    figure.supxlabel(f"strong: mean over seeds; pale: each seed; running means over {SMOOTH} rounds", fontsize=8,
+                     color="0.4")  # fmt: skip
+    _save(figure, None, path)
+
+
+def along(results: Results, lines: Mapping[str, Mapping[float, str]], path: Path, *, setting: str) -> None:
+    """Pair accuracy over a setting: method -> {value: condition}."""
+    figure, (axes,) = _figure(5.2, 3.8)
+    for name, points in lines.items():
+        found = {x: results.series(condition, "pair_acc", results.seeds("no_crr")) for x, condition in points.items()}
+        found = {x: series for x, series in found.items() if series.values}
+        axes.plot(list(found), [series.mean for series in found.values()], "o-", color=colour(name), lw=2)
+        for x, series in found.items():
+            _spread(axes, x, series, colour(name))
+    axes.set_xlabel(setting)
+    axes.set_ylabel("pair accuracy, %")
+    axes.set_ylim(bottom=0)
+    _legend(figure, list(lines))
+    _save(figure, axes, path)
+
+
+def sweeps(results: Results, swept: Mapping[str, Mapping[float, str]], path: Path) -> None:
+    """Figure 9: title -> {value: condition}."""
+    panels = []
+    for title, points in swept.items():
+        numbers = {
+            metric: {x: list(results.series(name, metric, results.seeds("no_crr")).values.values())
+                     for x, name in points.items()}
+            for metric in ("pair_acc", "static/acc")
+        }  # fmt: skip
+        kept = {metric: {x: ys for x, ys in found.items() if ys} for metric, found in numbers.items()}
+        panels.append(Sweep(title, title, kept["pair_acc"], kept["static/acc"]))
+    sensitivity(panels, path, sensitive="pair accuracy, dynamic questions", general="accuracy, static questions")
+
+
+# -- parts -------------------------------------------------------------------------------------------------------------
+
+
+def _figure(width: float, height: float, down: int = 1, across: int = 1) -> tuple[Figure, Sequence[Axes]]:
+    figure = Figure(figsize=(width, height), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, figure.subplots(down, across, squeeze=False).ravel()
+
+
+def _spread(axes: Axes, place: float, series: Series, ink: str, *, sideways: bool = False) -> None:
+    """Interval and seeds of one number."""
+    values = list(series.values.values())
+    at = [place] * len(values)
+    if len(values) > 1:
+        low, high = max(0.0, series.mean - series.half), min(100.0, series.mean + series.half)
+        (axes.hlines if sideways else axes.vlines)(place, low, high, color=ink, lw=1.3)
+    axes.plot(*((values, at) if sideways else (at, values)), ".", color=ink, ms=3, alpha=0.6)
+
+
+def _dress(axes: Axes) -> None:
+    axes.grid(color="0.9", lw=0.7)
+    axes.set_axisbelow(True)
+    axes.tick_params(labelsize=8)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _legend(figure: Figure, names: Sequence[str]) -> None:
+    keys = [Patch(color=colour(name)) if name in COLOUR else Line2D([], [], color=colour(name)) for name in names]
+    labels = [CONDITIONS[name].label for name in names]
+    figure.legend(keys, labels, loc="outside upper center", ncols=min(4, len(names)), frameon=False, fontsize=9)
+
+
+def _smooth(values: Sequence[float]) -> list[float]:
+    if len(values) < 2 * SMOOTH:  # evaluations
+        return list(values)
+    half = SMOOTH // 2
+    return [statistics.fmean(values[max(0, i - half) : i + half + 1]) for i in range(len(values))]
+
+
+def _save(figure: Figure, axes: Axes | None, path: Path) -> None:
+    if axes is not None:
+        _dress(axes)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, format="png")
