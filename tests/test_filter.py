@@ -104,7 +104,7 @@ def test_counts_per_source(run):
 
 
 def test_a_json_list_becomes_jsonl_of_the_same_values(tmp_path):
-    rows = [row(1, problem="\u00e9 \ud83d", n=1.5), row(2)]
+    rows = [row(1, problem="\u00e9 \U0001f3ac", n=1.5), row(2)]
     (tmp_path / "rows.json").write_text(json.dumps(rows, indent=1))
     write_lines(tmp_path / "rates.jsonl", rate(1, 4), rate(2, 0))
     argv = ["--rows", str(tmp_path / "rows.json"), "--pass-rates", str(tmp_path / "rates.jsonl")]
