@@ -26,9 +26,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-import tyro
 from tqdm import tqdm
 
+import actions
 import router_audit
 import router_rules
 from chat_client import ChatClient, ChatError, Refused, Reply
@@ -544,7 +544,7 @@ def count(args: TableArgs) -> int:
     return 0
 
 
-ACTIONS: dict[str, tuple[type, Callable[..., int]]] = {
+ACTIONS: actions.Actions = {
     "label": (LabelArgs, label),
     "audit": (AuditArgs, audit),
     "score": (ScoreArgs, score),
@@ -553,16 +553,8 @@ ACTIONS: dict[str, tuple[type, Callable[..., int]]] = {
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The action that the first word names, "label" without one. 0 done, 1 rows unanswered, 2 a mistake in one line."""
-    argv = sys.argv[1:] if argv is None else argv
-    name, rest = (argv[0], argv[1:]) if argv and argv[0] in ACTIONS else ("label", argv)
-    settings, action = ACTIONS[name]
-    args = tyro.cli(settings, args=rest, prog=f"router.py {name}")
-    try:
-        return action(args)
-    except (ValueError, OSError) as error:
-        print(f"error: {' '.join(str(error).split())[:600]}", file=sys.stderr)
-        return 2
+    """0 done, 1 rows unanswered, 2 a mistake in one line."""
+    return actions.run(ACTIONS, argv, "router.py")
 
 
 if __name__ == "__main__":

@@ -15,19 +15,19 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-import tyro
 from matplotlib.image import imsave
 
+import actions
 from data.corpora import Refused
 from data.dataset import BadRow, report_bad_rows
 from data.looks import Look, thumbnail, tower
+from data.parts import append, keep_settings, whole_rows, write_whole
 from data.puzzles import CheckArgs, MakeArgs, fault, law, samples, shown
 from data.video import ClipError
-from eval.parts import append, keep_settings, whole_rows, write_whole
 from pictures import sheet
 from review import page
 
@@ -122,20 +122,12 @@ def draw(rows: Sequence[dict], args: MakeArgs) -> None:
     (folder / "index.html").write_text(page("Masked Video Prediction", "", sections))
 
 
-ACTIONS: dict[str, tuple[type, Callable[..., int]]] = {"make": (MakeArgs, make), "check": (CheckArgs, check)}
+ACTIONS: actions.Actions = {"make": (MakeArgs, make), "check": (CheckArgs, check)}
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The action that the first word names. 0 done, 2 a mistake or an unsound sample."""
-    argv = sys.argv[1:] if argv is None else argv
-    name, rest = (argv[0], argv[1:]) if argv and argv[0] in ACTIONS else ("make", argv)
-    settings, action = ACTIONS[name]
-    args = tyro.cli(settings, args=rest, prog=f"data.masked {name}")
-    try:
-        return action(args)
-    except (ValueError, OSError) as error:
-        print(f"error: {' '.join(str(error).split())[:600]}", file=sys.stderr)
-        return 2
+    """0 done, 2 a mistake or an unsound sample."""
+    return actions.run(ACTIONS, argv, "data.masked")
 
 
 if __name__ == "__main__":

@@ -21,8 +21,8 @@ import torch
 
 from data.corpora import Refused
 from data.looks import Look, looks, without_duplicates
+from data.planes import Frames, encode
 from data.video import CELL, ClipError, frames_every, read_frames, sample_clip
-from eval.dybench_clips import Frames, encode
 from transforms import visit_rng
 
 FAITHFUL, SAME = 8.0, 3.0

@@ -31,7 +31,7 @@ from __future__ import annotations
 import json
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,18 +40,19 @@ from typing import Annotated, Literal
 import tyro
 from tqdm import tqdm
 
+import actions
 from data.clips import Clips, ClipSettings
 from data.corpora import Refused
 from data.dataset import BadRow, load_questions, report_bad_rows
+from data.parts import file_sha256
+from data.planes import SourceError
 from data.rows import read_rows
 from eval import dybench_sheet as sheets
 from eval.answer import check_pairs
 from eval.benchmarks import rejected
-from eval.dybench_clips import SourceError
 from eval.dybench_pairs import Limits, Plan, as_json, make, plan
 from eval.dybench_sources import SOURCES, converted
 from eval.dybench_stats import draw, statistics_of
-from eval.parts import file_sha256
 from pictures import table
 
 
@@ -344,7 +345,7 @@ def stats(args: StatsArgs) -> int:
     return 0
 
 
-ACTIONS: dict[str, tuple[type, Callable[..., int]]] = {
+ACTIONS: actions.Actions = {
     "build": (BuildArgs, build),
     "read": (ReadArgs, read),
     "sheet": (SheetArgs, sheet),
@@ -354,16 +355,8 @@ ACTIONS: dict[str, tuple[type, Callable[..., int]]] = {
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The action that the first word names, "build" without one. 0 done, 2 a mistake in one line."""
-    argv = sys.argv[1:] if argv is None else argv
-    name, rest = (argv[0], argv[1:]) if argv and argv[0] in ACTIONS else ("build", argv)
-    settings, action = ACTIONS[name]
-    args = tyro.cli(settings, args=rest, prog=f"eval.dybench {name}")
-    try:
-        return action(args)
-    except (ValueError, OSError) as error:
-        print(f"error: {' '.join(str(error).split())[:600]}", file=sys.stderr)
-        return 2
+    """0 done, 2 a mistake in one line."""
+    return actions.run(ACTIONS, argv, "eval.dybench")
 
 
 if __name__ == "__main__":

@@ -17,12 +17,12 @@ from string import ascii_uppercase
 
 import numpy as np
 
+from data import planes as clips
 from data.corpora import Refused
 from data.paths import Outside, confined
+from data.planes import Frames, SourceError
 from data.video import ClipError, sample_clip
-from eval import dybench_clips as clips
 from eval import dybench_words as words
-from eval.dybench_clips import Frames, SourceError
 from verifiers import lettered
 
 SUBJECTS = ("human", "animal", "plant", "object")

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import review
 from data.clips import Clips
+from data.parts import file_sha256
 from episode import Question
-from eval.parts import file_sha256
 from verifiers import option_of
 
 CHECKS = {

@@ -2,7 +2,7 @@
 
     torchrun --nproc_per_node 8 -m eval.run --model DIR --rows rows.jsonl --data-root videos --output pass_rates.jsonl
 
-Every rank's engine takes its share of the rows, and a run that was stopped goes on (`eval/parts.py`). What the rates
+Every rank's engine takes its share of the rows, and a run that was stopped goes on (`data/parts.py`). What the rates
 were made with stands in `OUTPUT.settings.json`. A row's seed comes from (seed, id) alone, so ranks, chunks and stops do
 not change what is sampled, but for near ties of a 16-bit engine, whose last digit depends on what else it decodes.
 `python -m data.filter` reads the rates.

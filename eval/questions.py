@@ -19,9 +19,9 @@ from typing import Literal
 
 import tyro
 
+from data.parts import write_whole
 from eval.benchmarks import NAMES, load
 from eval.layouts import Item
-from eval.parts import write_whole
 
 
 @dataclass

@@ -23,10 +23,10 @@ from typing import Any, Literal
 import tyro
 
 from data.dataset import BadRow, report_bad_rows
+from data.parts import write_whole
 from data.rows import read_rows
 from eval.benchmarks import NAMES, judge, load, read_answer, rejected, remarks
 from eval.layouts import LAYOUTS, Item
-from eval.parts import write_whole
 from eval.scoring import part_of, report
 from pictures import table
 

@@ -16,17 +16,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from data import planes as data_planes
 from data.corpora import Refused
 from data.dataset import load_questions
+from data.parts import file_sha256
+from data.planes import Frames
 from data.video import sample_clip
 from episode import Question
-from eval import dybench, dybench_clips, dybench_sheet, dybench_sources, dybench_words
+from eval import dybench, dybench_sheet, dybench_sources, dybench_words
 from eval.answer import check_pairs
 from eval.benchmarks import load
-from eval.dybench_clips import Frames
 from eval.dybench_pairs import Limits, plan
 from eval.dybench_stats import statistics_of
-from eval.parts import file_sha256
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Words
@@ -219,24 +220,24 @@ def grey(planes: np.ndarray) -> np.ndarray:
 def test_flip_and_reversal_act_on_each_plane():
     planes = np.random.default_rng(0).integers(0, 255, (3, 24, 16), dtype=np.uint8)
     clip = Frames(planes, Fraction(10))
-    flipped = dybench_clips.flip(clip)
+    flipped = data_planes.flip(clip)
     assert (grey(flipped.planes[0]) == grey(planes[0])[:, ::-1]).all()
     u = planes[0][16:20].reshape(8, 8)
     assert (flipped.planes[0][16:20].reshape(8, 8) == u[:, ::-1]).all()
-    assert (dybench_clips.flip(flipped).planes == planes).all()
-    assert (dybench_clips.reverse(clip).planes[0] == planes[2]).all()
+    assert (data_planes.flip(flipped).planes == planes).all()
+    assert (data_planes.reverse(clip).planes[0] == planes[2]).all()
 
 
 def test_psnr_is_the_textbooks():
     one = Frames(np.zeros((2, 24, 16), np.uint8), Fraction(1))
     other = Frames(one.planes + np.array([0, 5], np.uint8)[:, None, None], Fraction(1))
-    assert dybench_clips.psnr(one, other) == pytest.approx([99.0, 20 * np.log10(255 / 5)])
+    assert data_planes.psnr(one, other) == pytest.approx([99.0, 20 * np.log10(255 / 5)])
 
 
 @pytest.mark.parametrize("lengths, expected", [((30,), []), ((20, 25), [20]), ((12, 12, 12), [12, 24])])
 def test_splices_are_found_where_shots_meet(lengths, expected):
     clip = Frames(noise_shots(*lengths), Fraction(10))
-    assert dybench_clips.find_splices(dybench_clips.appearance(clip)) == expected
+    assert data_planes.find_splices(data_planes.appearance(clip)) == expected
 
 
 @pytest.mark.slow
@@ -244,16 +245,16 @@ def test_splices_of_real_clips(shared_folder):
     """Those that a person sees; shots of one place from two sides, falling pins and a tossed pancake among them."""
     seen = {"videor1_example.mp4": [67, 167, 226, 287, 320, 426], "flipping_a_pancake.mkv": []}
     for name, expected in seen.items():
-        (clip,) = dybench_clips.read_spans(shared_folder / "data/videos" / name, longest_side=160)
-        assert dybench_clips.find_splices(dybench_clips.appearance(clip)) == expected
+        (clip,) = data_planes.read_spans(shared_folder / "data/videos" / name, longest_side=160)
+        assert data_planes.find_splices(data_planes.appearance(clip)) == expected
 
 
 def test_two_encodings_agree_byte_for_byte_and_hold_nothing_but_video(tmp_path):
     clip = Frames(noise_shots(14), Fraction(30000, 1001))
     for name in "ab":
-        dybench_clips.encode(tmp_path / f"{name}.mp4", clip)
+        data_planes.encode(tmp_path / f"{name}.mp4", clip)
     assert (tmp_path / "a.mp4").read_bytes() == (tmp_path / "b.mp4").read_bytes()
-    facts = dybench_clips.settings(tmp_path / "a.mp4")
+    facts = data_planes.settings(tmp_path / "a.mp4")
     assert (facts["frames"], facts["streams"], facts["keys"], facts["pixels"]) == (14, 1, [0, 12], "yuv420p")
     assert facts["rate"] == "30000/1001"
     # A third party: the evaluation's own decoder counts the same frames at the same rate.
@@ -485,7 +486,7 @@ def test_both_sides_are_encoded_alike_and_what_was_measured_says_so(built):
         assert facts["psnr_sides"] < 25
     for path in sorted((built / "clips").glob("*_a.mp4")):
         other = path.with_name(path.name.replace("_a", "_b"))
-        assert dybench_clips.settings(path) == dybench_clips.settings(other)
+        assert data_planes.settings(path) == data_planes.settings(other)
         options = [file.read_bytes().split(b"options: ")[1].split(b"\0")[0] for file in (path, other)]
         assert options[0] == options[1] and b"threads=1 " in options[0] and b"rc=cqp" in options[0]
 
@@ -667,7 +668,7 @@ def test_pairs_of_real_clips(shared_folder, tmp_path):
 
 def test_the_rotation_tag_is_obeyed(shared_folder):
     clips = [
-        dybench_clips.read_spans(shared_folder / "data/videos" / name)[0] for name in ("video_0.mov", "video_90.mov")
+        data_planes.read_spans(shared_folder / "data/videos" / name)[0] for name in ("video_0.mov", "video_90.mov")
     ]
     upright = decord.VideoReader(str(shared_folder / "data/videos/video_90.mov"))[0].asnumpy()
     assert clips[1].size == upright.shape[:2] != clips[0].size
@@ -682,7 +683,7 @@ def test_a_folder_of_pictures_is_a_clip(tmp_path):
     shades = [rng.randrange(256) for _ in range(12)]
     for i, shade in enumerate(shades):
         Image.new("RGB", (40, 30), (shade,) * 3).save(folder / f"{i + 1:08d}.jpg")
-    (clip,) = dybench_clips.read_spans(folder, [(0.2, 1.0)])
+    (clip,) = data_planes.read_spans(folder, [(0.2, 1.0)])
     assert clip.rate == 10 and clip.size == (30, 40) and len(clip) == 8
     found = (clip.planes[:, :30].mean((1, 2)) - 16) * 255 / 219
     assert found == pytest.approx(shades[2:10], abs=2)

@@ -26,11 +26,11 @@ import router
 from data.corpora import CORPORA
 from data.dataset import load_questions
 from data.filter import read_ratings
+from data.parts import whole_rows
 from data.sources import Args, convert
 from eval import dybench
 from eval.benchmarks import Item, load, read_answer
 from eval.dybench_pairs import Limits
-from eval.parts import whole_rows
 from eval.replies import read_choice, read_yes_no
 from eval.report_runs import read_answers
 from eval.score import read_predictions

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
+from data.parts import write_whole
 from episode import TASK_TYPES
-from eval.parts import write_whole
 from toy import world
 from toy.study_cells import EVAL_SEED, PAIRS, Cell, Rows
 from transforms import SEGMENT_SWAP, TASK_TRANSFORMS

@@ -23,10 +23,10 @@ import transformers
 import config as settings
 import parallel
 import train
+from data.parts import write_whole
 from data.reader import Reader
 from episode import Question
 from eval.answer import answer, in_chunks
-from eval.parts import write_whole
 from eval.scoring import is_static, paired_report
 from eval.shown import SHORTCUTS as SHOWN
 from eval.shown import show

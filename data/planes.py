@@ -1,4 +1,4 @@
-"""DyBench's clips: decoding, flip, reversal and reordering on the decoder's own planes, splices, and encoding.
+"""Clips as the decoder's planes: decoding, flip, reversal, reordering, splices, one encoder. DyBench is made of them.
 
 Frames stay in yuv420p from file to file: there is no detour over RGB, so a transform is exact and the encoder's loss is
 all that separates a clip from its source. Both sides of a pair leave through one encoder with a constant quantiser:
