@@ -15,6 +15,7 @@ import functools
 import hashlib
 import inspect
 import json
+import math
 import os
 import pathlib
 import resource
@@ -71,7 +72,8 @@ def main() -> None:
     device = parallel.start(timeout_minutes=config.phase_timeout + 10 if config.phase_timeout else 24 * 60)
     if config.tensor_parallel == 0:
         gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
-        config = dataclasses.replace(config, tensor_parallel=engine_ranks(gpu, local_ranks))
+        ranks = math.gcd(*gather_objects(engine_ranks(gpu, local_ranks)))  # the same where nodes differ
+        config = dataclasses.replace(config, tensor_parallel=ranks)
     try:
         inputs = prepare(config, local_ranks)
     except (ValueError, OSError) as error:

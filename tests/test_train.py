@@ -162,7 +162,8 @@ def test_tensor_parallel_two_by_data_parallel_two(toy_flags, tmp_path):
              "--no-export", "--samples-every", 1, "--engine-cpu-cache-mb", 64)  # fmt: skip
     flags = (*flags, "--max-steps", 1)
     run_train(*flags, "--run-dir", tmp_path / "four", "--tensor-parallel", 2, ranks=4, timeout_s=900)
-    run_train(*flags, "--run-dir", tmp_path / "one", ranks=1)
+    run_train(*flags, "--run-dir", tmp_path / "one", "--tensor-parallel", 0, ranks=1)
+    assert json.loads((tmp_path / "one" / "config.json").read_text())["tensor_parallel"] == 1  # by the device
     four, one = rows_of(tmp_path / "four"), rows_of(tmp_path / "one")
     assert json.loads((tmp_path / "four" / "summary.json").read_text())["engine_gap_max"] <= 1e-5  # after the step, too
     texts = [
