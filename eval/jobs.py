@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import IO
 
 from chat_client import ChatClient
+from data import parts
 from data.dataset import BadRow, load_questions
 from data.prompts import ANSWER_REQUEST, SYSTEM_PROMPT, question_text
-from eval import parts
 from eval.answer import check_pairs
 from eval.benchmarks import load, rejected, remarks
 from eval.layouts import Item

@@ -19,11 +19,11 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
+from data import parts
 from data.dataset import BadRow, load_questions, report_bad_rows
 from data.filter import fingerprint
 from data.reader import Reader, open_clips
 from episode import Prompt, Question
-from eval import parts
 from eval.answer import Answered, in_chunks, share
 from eval.settings import FREE_ON_RESUME, PassRateArgs
 from model import banned_ids, load_processor

@@ -27,10 +27,10 @@ import torch
 import torch.distributed as dist
 
 from chat_client import ChatClient
+from data import parts
 from data.prompts import SYSTEM_PROMPT
 from data.reader import Reader, open_clips
 from episode import Prompt, Question, View
-from eval import parts
 from eval.answer import Answered, as_they_come, in_chunks, share
 from eval.benchmarks import judge, read_answer
 from eval.clues import grounding, reason

@@ -25,10 +25,11 @@ from test_router import Endpoint as Server
 import config
 import parallel
 from chat_client import ChatClient
+from data import parts
 from data.prompts import question_text
 from data.video import ClipError, frame_indices
 from episode import Prompt, Question, Rollout, View
-from eval import answer, jobs, parts, predictions
+from eval import answer, jobs, predictions
 from eval.endpoint import Endpoint, content_parts
 from eval.report_runs import read_runs
 from eval.scoring import paired_report

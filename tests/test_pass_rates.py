@@ -19,11 +19,12 @@ from distributed import run_ranks
 import config
 import parallel
 from data import filter as row_filter
+from data import parts
 from data.dataset import load_questions
 from data.reader import Reader, open_clips
 from data.video import ClipError
 from episode import Prompt, Question, Rollout
-from eval import parts, pass_rates
+from eval import pass_rates
 from eval.answer import Answered
 from eval.settings import PassRateArgs, check_pass_rates
 from rollout import Generated
