@@ -49,7 +49,7 @@ FLASH = 3  # frames that an edge flashes for
 STARTS = (0, 2, 5)  # first frames of a flash that the tower tells apart, two frames a token
 WINDOW, HIDDEN, PLACES = 4, 2, 5  # pictures with those hidden, of so many places of a moving object
 TRACKED = 4  # boxes of a toy track: the tiny model would spell eight for a minute a round
-TRUE = 0.35  # of the lesson's answers are right, the others are the usual one
+TRUE = 0.4  # of the lesson's answers are right, the others are the usual one
 USUAL_ORDER = "1,2"
 USUAL_POINTS, USUAL_BOX = ((0.3, 0.3), (0.7, 0.7)), (0.3, 0.3, 0.7, 0.7)
 
@@ -164,7 +164,7 @@ class ToyTask:
     tokens: int
     """Of the longest completion."""
     lesson_steps: int
-    steps: int = 20
+    steps: int = 12
     """Rounds of RL."""
     questions: int = 16
     """Of a round."""
@@ -178,11 +178,11 @@ class ToyTask:
 HASTE = ("--updates", "2", "--warmup-steps", "4", "--kl-coef", "0")
 TOY_TASKS = {
     "grounding": ToyTask(grounding, tokens=48, lesson_steps=80),
-    "tracking": ToyTask(tracking, tokens=112, lesson_steps=220, questions=12),
+    "tracking": ToyTask(tracking, tokens=112, lesson_steps=180, steps=16, questions=12),
     "masked": ToyTask(
         masked, tokens=32, lesson_steps=150, flags=("--frames", "10", "--max-pixels", "20480"), frames=10
     ),
-    "relations": ToyTask(relations, tokens=144, lesson_steps=80, questions=12),
+    "relations": ToyTask(relations, tokens=144, lesson_steps=120, steps=16, questions=12),
 }
 
 
