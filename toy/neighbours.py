@@ -180,7 +180,11 @@ TOY_TASKS = {
     "grounding": ToyTask(grounding, tokens=48, lesson_steps=80),
     "tracking": ToyTask(tracking, tokens=112, lesson_steps=120, steps=16, questions=12),
     "masked": ToyTask(
-        masked, tokens=32, lesson_steps=150, flags=("--frames", "10", "--max-pixels", "20480"), frames=10
+        masked,
+        tokens=32,
+        lesson_steps=150,
+        flags=("--frames", "10", "--max-pixels", "20480", "--lr", "1.5e-4"),
+        frames=10,
     ),
     "relations": ToyTask(relations, tokens=144, lesson_steps=120, questions=12),
 }
