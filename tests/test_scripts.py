@@ -324,6 +324,24 @@ def test_the_dynamics_of_runs_are_drawn(tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().out == f"{out}\n"
 
 
+def test_seeds_of_toy_tasks_are_drawn_together(tmp_path, monkeypatch, capsys):
+    for name, rounds in (("tracking_grpo_0", 3), ("tracking_grpo_1", 3), ("masked_crpo_0", 2), ("masked_grpo_0", 2)):
+        write_run(tmp_path / f"toy_{name}" / "run", rows(rounds, "reward/correct"))
+        if name != "masked_grpo_0":  # that one is going on
+            (tmp_path / f"toy_{name}" / "summary.json").write_text("{}")
+    curves = runpy.run_path(str(SCRIPTS / "plot_neighbours.py"))["read_curves"](tmp_path)
+    assert curves == {("tracking", "grpo"): [[0.5, 0.6, 0.7]] * 2, ("masked", "crpo"): [[0.5, 0.6]]}
+    out = tmp_path / "new" / "toy.png"
+    assert python(monkeypatch, "plot_neighbours.py", tmp_path, "--out", out) == 0
+    high, wide = sides(out)
+    assert 300 < high < 500 and 600 < wide < 900
+    write_run(tmp_path / "toy_masked_crpo_1" / "run", rows(3, "reward/correct"))
+    (tmp_path / "toy_masked_crpo_1" / "summary.json").write_text("{}")
+    capsys.readouterr()
+    assert python(monkeypatch, "plot_neighbours.py", tmp_path) == 2
+    assert "toy_masked_crpo_1: has another number of rounds" in capsys.readouterr().err
+
+
 def test_runs_are_named_by_the_shortest_ends_that_tell_them_apart(tmp_path):
     names_of = runpy.run_path(str(SCRIPTS / "plot_dynamics.py"))["names_of"]
     assert names_of([tmp_path / "a" / "run", tmp_path / "b" / "run"]) == ["a/run", "b/run"]
@@ -356,6 +374,7 @@ def no_known_metric(run):
         ("plot_dynamics.py", empty_metrics, "is empty"),
         ("plot_dynamics.py", torn_metrics, "line 1"),
         ("plot_dynamics.py", no_known_metric, "no curve to draw"),
+        ("plot_neighbours.py", None, "holds no finished run"),
         ("fig9.py", None, "is no folder"),
         ("fig9.py", empty_metrics, "no finished CRPO run"),
         ("fig9.py", broken_config, "does not hold an object"),
@@ -372,7 +391,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(script, damage, says, tmp_path, m
     assert said.startswith("error: ") and said.count("\n") == 1 and says in said and not out.exists()
 
 
-@pytest.mark.parametrize("script", ["fig9.py", "plot_dynamics.py"])
+@pytest.mark.parametrize("script", ["fig9.py", "plot_dynamics.py", "plot_neighbours.py"])
 def test_help_and_mistyped_flags(script, monkeypatch, capsys):
     assert python(monkeypatch, script, "--help") == 0
     assert "--out" in capsys.readouterr().out

@@ -4,11 +4,11 @@
     python -m toy.neighbours tracking --method crpo --run-dir runs/tracking
     python -m toy.neighbours masked; python -m toy.neighbours relations
 
-Three steps: a short supervised lesson from the shipped warm start teaches the answer's format with answers that are
-often wrong (a format never seen earns nothing to learn from); `train.py --preset toy` does the rest; answers to unseen
-rows, sampled as in training and greedy, are scored before and after. Writes RUN/start (the lesson's checkpoint),
-RUN/world, RUN/run (the run's folder, with curves.png) and RUN/summary.json. Seeds may share a lesson, as they share the
-warm start: `--start RUN/start`.
+Three steps: a short supervised lesson from the shipped warm start teaches the answer's format and a habit, one usual
+answer given in most cases whatever is seen (what language priors do to a real model); `train.py --preset toy` does the
+rest; answers to unseen rows, sampled as in training and greedy, are scored before and after. Writes RUN/start (the
+lesson's checkpoint), RUN/world, RUN/run (the run's folder, with curves.png) and RUN/summary.json. Seeds may share a
+lesson, as they share the warm start: `--start RUN/start`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from transformers import Qwen3VLForConditionalGeneration
 
 from data import relations as stv
 from data.dataset import load_questions
-from data.tracks import Scene, Track
+from data.scenes import Scene, Track
 from data.video import frame_indices
 from episode import Question
 from metrics import read_metrics
@@ -49,8 +49,9 @@ FLASH = 3  # frames that an edge flashes for
 STARTS = (0, 2, 5)  # first frames of a flash that the tower tells apart, two frames a token
 WINDOW, HIDDEN, PLACES = 4, 2, 5  # pictures with those hidden, of so many places of a moving object
 TRACKED = 4  # boxes of a toy track: the tiny model would spell eight for a minute a round
-TRUE = 0.6  # of the lesson's answers are those that it thought of, which are right, the others drawn from all
-BESIDE = 0.15  # most that the lesson's places lie beside the true ones, in the frame's width and height
+TRUE = 0.4  # of the lesson's answers are right, the others are the usual one
+USUAL_ORDER = "1,2"
+USUAL_POINTS, USUAL_BOX = ((0.3, 0.3), (0.7, 0.7)), (0.3, 0.3, 0.7, 0.7)
 
 
 @dataclass(frozen=True)
@@ -62,30 +63,30 @@ class Drawn:
     frames: np.ndarray
     """uint8 (F, H, W, 3)."""
     lesson: str
-    """The completion that the lesson imitates: well-formed, and often wrong."""
+    """The completion that the lesson imitates: well-formed, and right in TRUE of the cases."""
 
 
 def grounding(rng: np.random.Generator) -> Drawn:
     """When an edge flashes, once in a clip: of two flashes the tiny model does not learn in minutes to find the one
-    that is asked for. The lesson thinks of the right start."""
+    that is asked for. The lesson thinks of the right start, and answers the first as a habit."""
     scene = world.draw_scene("order", rng)
-    start, said = rng.choice(STARTS, 2)
-    said = start if rng.random() < TRUE else said
+    start = rng.choice(STARTS)
+    said = start if rng.random() < TRUE else STARTS[0]
     scene = replace(scene, starts=(int(start), world.FRAMES))  # the second flash never comes
-    fields = {"problem": f"{scene.answer} edge flashes", "problem_type": "temporal grounding"}
+    fields = {"problem": f"{scene.answer} edge flashes", "problem_type": "temporal grounding", "task_type": "Temporal"}
     fields["solution"] = {"intervals": [[start / world.FPS, (start + FLASH) / world.FPS]], "duration": DURATION}
     answer = f"{said / world.FPS:.2f} to {(said + FLASH) / world.FPS:.2f}"
     return Drawn(fields, world.render(scene), tagged(f"{scene.answer} {start / world.FPS:.2f}", answer))
 
 
 def tracking(rng: np.random.Generator) -> Drawn:
-    """The box of a moving object at TRACKED moments; the lesson's track lies beside it."""
+    """The box of a moving object at TRACKED moments; by habit it stays where it was first."""
     scene = world.draw_scene("direction", rng)
     looks = [world.look(scene, t) for t in frame_indices(world.FRAMES, TRACKED)]
     boxes = np.clip([sides(seen) for seen in looks], 0.0, 1.0)
-    beside = np.clip(boxes + np.tile(rng.uniform(-BESIDE, BESIDE, 2), 2), 0.0, 0.9)
+    said = np.clip(boxes if rng.random() < TRUE else boxes[[0] * TRACKED], 0.0, 0.9)
     fields = {"problem": scene.shape, "problem_type": "tracking", "solution": {"boxes": boxes.round(3).tolist()}}
-    answer = ",".join("[" + ",".join(f".{round(10 * side)}" for side in box) + "]" for box in beside)
+    answer = ",".join("[" + ",".join(f".{round(10 * side)}" for side in box) + "]" for box in said)
     thought = f"{world.REVERSED[scene.answer]} then {scene.answer}"
     return Drawn(fields, world.render(scene), tagged(thought, f"[{answer}]"))
 
@@ -93,7 +94,7 @@ def tracking(rng: np.random.Generator) -> Drawn:
 def masked(rng: np.random.Generator) -> Drawn:
     """An object that moves sideways at a run of places, the middle ones hidden among distractors from before and after
     the run; every picture twice, as `data.masked` lays it out. The lesson thinks each picture's place, 0 to 9, and then
-    the right order."""
+    the right order; by habit it answers USUAL_ORDER."""
     scene = world.draw_scene("direction", rng)
     scene = replace(scene, answer=str(rng.choice(["left", "right"])), centre=(world.SIZE / 2, rng.uniform(12, 52)))
     start, before = int(rng.integers(PLACES - WINDOW + 1)), (WINDOW - HIDDEN) // 2
@@ -103,23 +104,23 @@ def masked(rng: np.random.Generator) -> Drawn:
     rng.shuffle(candidates)
     times = [place * world.FRAMES / (PLACES - 1) - 0.5 for place in (*run[:before], *candidates, *run[-before:])]
     order = [candidates.index(place) + 1 for place in hidden]
-    said = order if rng.random() < TRUE else rng.permutation(len(candidates))[:HIDDEN] + 1
+    told = ",".join(map(str, order))
     fields = {"problem": "Which are missing?", "problem_type": "order"}
     fields["solution"] = {"order": order, "candidates": len(candidates)}
     places = " ".join(f"{10 * world.look(scene, t).x / world.SIZE:.0f}" for t in times)
-    thought = f"{places}\n{','.join(map(str, order))}"
+    said = told if rng.random() < TRUE else USUAL_ORDER
     frames = world.render(scene, [t for t in times for _ in range(2)])
-    return Drawn(fields, frames, tagged(thought, ",".join(map(str, said))))
+    return Drawn(fields, frames, tagged(f"{places}\n{told}", said))
 
 
 def relations(rng: np.random.Generator) -> Drawn:
-    """Where one of two objects in parallel lanes is, and the graph of both; the lesson's places lie beside the true
-    ones."""
-    headings, lanes = (("left", "right"), ("up", "down"))[rng.integers(2)], rng.permutation([16.0, 48.0])
-    colours, pair = rng.choice(list(world.COLOURS), 2, replace=False), []
-    for lane, colour in zip(lanes + rng.uniform(-4, 4, 2), colours, strict=True):
+    """Where one of two objects in parallel lanes is, and the graph of both; by habit they are at USUAL_POINTS, and the
+    one asked for in USUAL_BOX. Each colour has its lane: which of eight is in which the tiny model does not learn in
+    minutes."""
+    headings, pair = (("left", "right"), ("up", "down"))[rng.integers(2)], []
+    for lane, colour in zip(np.array([16.0, 48.0]) + rng.uniform(-4, 4, 2), ("red", "blue"), strict=True):
         centre = (world.SIZE / 2, lane) if "left" in headings else (lane, world.SIZE / 2)
-        moving = {"answer": str(rng.choice(headings)), "colour": str(colour), "centre": centre, "grey": 0.5}
+        moving = {"answer": str(rng.choice(headings)), "colour": colour, "centre": centre, "grey": 0.5}
         pair.append(replace(world.draw_scene("direction", rng), **moving))
     tracks = [
         Track(one.colour, {t: tuple(np.clip(sides(world.look(one, t)), 0, 1).tolist()) for t in range(world.FRAMES)})
@@ -132,12 +133,12 @@ def relations(rng: np.random.Generator) -> Drawn:
         row = stv.question("localisation", scene, stv.moments_of(scene, 2), settings, chance)
     first, second = (world.render(scene) for scene in pair)
     frames = np.where((second != second[0, 0, 0]).any(-1, keepdims=True), second, first)
-    beside = rng.uniform(-BESIDE, BESIDE, 2)
-    graph = [
-        {name: [np.clip(np.array(points[0]) + beside, 0, 1).round(1).tolist()] for name, points in moment.items()}
-        for moment in row["solution"]["graph"]
-    ]
-    box = np.clip(np.array(row["solution"]["box"]) + np.tile(beside, 2), 0, 1).round(1).tolist()
+    graph, box = row["solution"]["graph"], row["solution"]["box"]
+    if rng.random() >= TRUE:
+        graph = [{name: [point] for name, point in zip(moment, USUAL_POINTS, strict=True)} for moment in graph]
+        box = USUAL_BOX
+    graph = [{name: np.round(points, 1).tolist() for name, points in moment.items()} for moment in graph]
+    box = np.round(box, 1).tolist()
     spelled = [json.dumps(value, separators=(",", ":")) for value in (graph, box)]
     fields = {name: row[name] for name in ("problem_type", "solution")}
     fields["problem"] = row["problem"].partition("\n")[0]  # the graph's moments and names, ever the same, cost time
@@ -163,7 +164,7 @@ class ToyTask:
     tokens: int
     """Of the longest completion."""
     lesson_steps: int
-    steps: int = 20
+    steps: int = 12
     """Rounds of RL."""
     questions: int = 16
     """Of a round."""
@@ -177,11 +178,15 @@ class ToyTask:
 HASTE = ("--updates", "2", "--warmup-steps", "4", "--kl-coef", "0")
 TOY_TASKS = {
     "grounding": ToyTask(grounding, tokens=48, lesson_steps=80),
-    "tracking": ToyTask(tracking, tokens=112, lesson_steps=100, questions=12),
+    "tracking": ToyTask(tracking, tokens=112, lesson_steps=120, steps=16, questions=12),
     "masked": ToyTask(
-        masked, tokens=32, lesson_steps=150, flags=("--frames", "10", "--max-pixels", "20480"), frames=10
+        masked,
+        tokens=32,
+        lesson_steps=150,
+        flags=("--frames", "10", "--max-pixels", "20480", "--lr", "1.5e-4"),
+        frames=10,
     ),
-    "relations": ToyTask(relations, tokens=144, lesson_steps=80, questions=12),
+    "relations": ToyTask(relations, tokens=144, lesson_steps=120, questions=12),
 }
 
 
