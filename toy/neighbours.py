@@ -2,7 +2,7 @@
 
     python -m toy.neighbours grounding --seed 0
     python -m toy.neighbours tracking --method crpo --run-dir runs/tracking
-    python -m toy.neighbours masked; python -m toy.neighbours relations
+    python -m toy.neighbours masked; python -m toy.neighbours counting; python -m toy.neighbours relations
 
 Three steps: a short supervised lesson from the shipped warm start teaches the answer's format and a habit, one usual
 answer given in most cases whatever is seen (what language priors do to a real model); `train.py --preset toy` does the
@@ -50,7 +50,7 @@ STARTS = (0, 2, 5)  # first frames of a flash that the tower tells apart, two fr
 WINDOW, HIDDEN, PLACES = 4, 2, 5  # pictures with those hidden, of so many places of a moving object
 TRACKED = 4  # boxes of a toy track: the tiny model would spell eight for a minute a round
 TRUE = 0.4  # of the lesson's answers are right, the others are the usual one
-USUAL_ORDER = "1,2"
+USUAL_ORDER, USUAL_COUNT = "1,2", 3
 USUAL_POINTS, USUAL_BOX = ((0.3, 0.3), (0.7, 0.7)), (0.3, 0.3, 0.7, 0.7)
 
 
@@ -145,6 +145,16 @@ def relations(rng: np.random.Generator) -> Drawn:
     return Drawn(fields, frames, tagged(f"<graph>{spelled[0]}</graph>", spelled[1]))
 
 
+def counting(rng: np.random.Generator) -> Drawn:
+    """How many dots there are, scored by mean relative accuracy as Video-STR's numbers. The lesson thinks of the right
+    number."""
+    scene = world.draw_scene("count", rng)
+    right = 1 + world.COUNTS.index(scene.answer)
+    said = right if rng.random() < TRUE else USUAL_COUNT
+    fields = {"problem": world.QUESTIONS["count"], "problem_type": "relation number", "solution": {"number": right}}
+    return Drawn(fields, world.render(scene), tagged(scene.answer, str(said)))
+
+
 def sides(seen: world.Look) -> np.ndarray:
     """The box around an object in 0..1 of the frame; it may leave the frame."""
     x0, y0, x1, y1 = seen.x - seen.radius, seen.y - seen.radius, seen.x + seen.radius, seen.y + seen.radius
@@ -186,6 +196,7 @@ TOY_TASKS = {
         flags=("--frames", "10", "--max-pixels", "20480", "--lr", "1.5e-4"),
         frames=10,
     ),
+    "counting": ToyTask(counting, tokens=48, lesson_steps=80),
     "relations": ToyTask(relations, tokens=144, lesson_steps=120, questions=12),
 }
 
