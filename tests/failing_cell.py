@@ -1,11 +1,18 @@
-"""A worker of the toy study that fails each cell, for test_study.py."""
+"""A worker of the toy study whose cells fail while another thread goes on, for test_study.py."""
 
-import os
+import threading
+from unittest import mock
+
+from toy import study_worker
 
 
 def serve(connection, folder, log) -> None:
-    words = os.open(log, os.O_WRONLY | os.O_APPEND)
-    os.dup2(words, 1)
-    os.dup2(words, 2)
-    cell = connection.recv()
-    raise ValueError(f"no luck with {cell.name}")
+    def run(cell, *_):
+        threading.Thread(target=threading.Event().wait).start()
+        raise ValueError(f"no luck with {cell.name}")
+
+    with mock.patch.object(study_worker, "run", run):
+        REAL(connection, folder, log)
+
+
+REAL = study_worker.serve

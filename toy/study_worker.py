@@ -9,6 +9,7 @@ import json
 import math
 import os
 import signal
+import sys
 import tempfile
 import time
 from collections import Counter
@@ -53,10 +54,14 @@ def serve(connection: Connection, folder: Path, log: Path) -> None:
     transformers.logging.disable_progress_bar()
     torch.set_num_threads(1)
     device, live = parallel.start(timeout_minutes=60), None
-    for cell in iter(connection.recv, None):
-        print(f"== {cell.file}", flush=True)
-        live = run(cell, folder, device, live)
-        connection.send("done")
+    try:
+        for cell in iter(connection.recv, None):
+            print(f"== {cell.file}", flush=True)
+            live = run(cell, folder, device, live)
+            connection.send("done")
+    finally:
+        if sys.exc_info()[0]:  # threads of the engine and the decoders would keep a process that only raises
+            parallel.die_at_once(*sys.exc_info())
     if live:
         live.clips.close()
     os._exit(0)  # vLLM's teardown would wait for what is gone
