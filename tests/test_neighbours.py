@@ -243,7 +243,7 @@ class Clued:
     ("first", "shown", "clue", "iou"),
     [
         ("<think>.</think><answer>A</answer><glue>[(2, 4), (6, 7)]</glue>", (0.5, 8.5), [[2, 4], [6, 7]], 0.5),
-        ("<glue>[(0.00001, 4)]</glue>", (0, 5.5), [[1e-5, 4]], 0.25),
+        ("<glue>[(0.00001, 4)]</glue>", (0, 5.5), [[1e-5, 4]], 2 / 7.99999),
         ("no clue", (None, None), [], 0),
         ("<glue>[(90, 99)]</glue>", (None, None), [[90, 99]], 0),  # beyond the clip: asked about the whole
     ],
