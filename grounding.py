@@ -56,7 +56,11 @@ def interval_iou(predicted: Sequence[Interval], gold: Sequence[Interval]) -> flo
 
 
 def interval_iop(predicted: Sequence[Interval], gold: Sequence[Interval]) -> float:
-    """Intersection over the prediction (NExT-GQA): how much of what was pointed at is right; 0 for an empty one."""
+    """Intersection over the prediction: how much of what was pointed at is right; 0 for an empty one.
+
+    NExT-GQA's measure, of merged intervals on both sides as in the reward. Its own scorer takes one predicted interval
+    and the best of the gold ones, so that it is stricter where gold has several.
+    """
     predicted, gold = merged(predicted), merged(gold)
     length = seconds(predicted)
     return min(1.0, shared_seconds(predicted, gold) / length) if length > 0 else 0.0

@@ -11,11 +11,12 @@ from math import isfinite
 
 _NUMBER = r"[0-9]+(?:\.[0-9]*)?"
 _PERIOD = re.compile(rf"(?<![0-9])({_NUMBER}) (?:to|and) ({_NUMBER})", re.IGNORECASE)
-_PAIR = rf"\(\s*{_NUMBER}\s*,\s*{_NUMBER}\s*\)"
-_CLIPS = re.compile(rf"\[\s*(?:{_PAIR}(?:\s*,\s*{_PAIR})*\s*,?\s*)?\]")
+# Possessive (*+): white space that two patterns may share would be tried in every split, in quadratic time.
+_PAIR = rf"\(\s*+{_NUMBER}\s*+,\s*+{_NUMBER}\s*+\)"
+_CLIPS = re.compile(rf"\[\s*+(?:{_PAIR}(?:\s*+,\s*+{_PAIR})*+\s*+,?\s*+)?\]")
 _SIDE = r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]{1,3})?"
-_BOX = rf"\[\s*{_SIDE}\s*(?:,\s*{_SIDE}\s*){{3}},?\s*\]"
-_TRACK = re.compile(rf"\[\s*{_BOX}(?:\s*,\s*{_BOX})*\s*,?\s*\]")
+_BOX = rf"\[\s*+{_SIDE}\s*+(?:,\s*+{_SIDE}\s*+){{3}},?\s*+\]"
+_TRACK = re.compile(rf"\[\s*+{_BOX}(?:\s*+,\s*+{_BOX})*+\s*+,?\s*+\]")
 _STOCK = re.compile(r"(?:The best answer is|The correct answer is|The answer is|The answer|The best option is|"
                     r"The correct option is|Best answer:|Best option:)")  # fmt: skip
 LONGEST = 10_000  # characters of an answer; numbers of more digits are none

@@ -201,13 +201,15 @@ def localisation(scene: Scene, frames: list[int], rng: random.Random) -> Asked |
 
     def box(s: Scene) -> list[float] | None:
         found = s.box(the_only(s, name), at)
-        return found and [round(side, 3) for side in found]
+        x0, y0, x1, y1 = sides = [round(side, 3) for side in found or (0, 0, 0, 0)]
+        return sides if x0 < x1 and y0 < y1 else None  # thinner than three decimals tell: no box
 
     def period(s: Scene) -> list | None:
         runs = s.runs(the_only(s, name))
         first, last = runs[0]
         clear = len(runs) == 1 and s.frames / 8 <= last + 1 - first <= 7 * s.frames / 8
-        return [[round(first / s.fps, 3), round((last + 1) / s.fps, 3)]] if clear else None
+        end = min(round((last + 1) / s.fps, 3), s.duration)  # rounding up must not lead past the clip
+        return [[round(first / s.fps, 3), end]] if clear else None
 
     if rng.random() < 0.5:
         return Asked(f"{_when(scene, at)} where in the picture is the {name}?", (name,), box, "box")

@@ -25,7 +25,7 @@ class Reasoned:
     """What came of one question."""
 
     answered: Answered[Item]
-    """The second reply; to a benchmark that scores the clue as well with the clue behind it."""
+    """The second reply; to a benchmark that scores the clue as well with the clue before it."""
     clue: list[list[float]]
     """[[start, end], ...] in seconds of the clip asked about; empty where there was none."""
 
@@ -63,7 +63,8 @@ def reason(first: Sequence[Answered[Item]], items: Sequence[Item], ask: Ask, mar
     for at, item in enumerate(items):
         answered = replace(second.get(at, first[at]), question=item)
         if answered.rollouts and item.question.data_source in GROUNDED:
-            glue = f"\n<glue>{[tuple(pair) for pair in clues[at]]}</glue>"
-            rollout = replace(answered.rollouts[0], text=answered.rollouts[0].text + glue)
+            # First, where it is read: a clue of the second reply's own would count from the start of the cut clip.
+            glue = ", ".join(f"({start:f}, {end:f})" for start, end in clues[at])  # not repr's 1e-05
+            rollout = replace(answered.rollouts[0], text=f"<glue>[{glue}]</glue>\n{answered.rollouts[0].text}")
             answered = replace(answered, rollouts=[rollout])
         yield Reasoned(answered, clues[at])

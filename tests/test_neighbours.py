@@ -225,7 +225,7 @@ def test_real_benchmark_rows_are_all_asked(name, size):
 
 
 class Clued:
-    """Points at 2..4 s first; then answers by what it is shown."""
+    """Gives a clue first; then an answer, and unasked a clue of the clip cut out, better than its first."""
 
     def __init__(self, first, always=False):
         self.first, self.always, self.asked = first, always, []
@@ -233,7 +233,7 @@ class Clued:
     def generate(self, requests):
         self.asked += [(request.prompt.text, request.prompt.view.source_frames) for request in requests]
         texts = [
-            self.first if self.always or "<glue>" in text else "<answer>B</answer>"
+            self.first if self.always or "<glue>" in text else "<answer>B</answer><glue>[(2, 10)]</glue>"
             for text, _ in self.asked[-len(requests) :]
         ]
         return [Generated((), [Rollout((), torch.empty(0), text, "stop")]) for text in texts]
@@ -243,6 +243,7 @@ class Clued:
     ("first", "shown", "clue", "iou"),
     [
         ("<think>.</think><answer>A</answer><glue>[(2, 4), (6, 7)]</glue>", (0.5, 8.5), [[2, 4], [6, 7]], 0.5),
+        ("<glue>[(0.00001, 4)]</glue>", (0, 5.5), [[1e-5, 4]], 2 / 7.99999),
         ("no clue", (None, None), [], 0),
         ("<glue>[(90, 99)]</glue>", (None, None), [[90, 99]], 0),  # beyond the clip: asked about the whole
     ],

@@ -151,6 +151,17 @@ def test_near_ties_are_not_asked():
         assert all(question(kind, scene, moments_of(scene, 4), ARGS, rng) is None for _ in range(20)), kind
 
 
+def test_rounding_leads_neither_past_the_clip_nor_to_an_empty_box():
+    """491 frames at 22.29 a second end at 22.02782 s, in three decimals 22.028; a hair has one side."""
+    for name, box in (("cat", (0.1, 0.1, 0.3, 0.3)), ("hair", (0.1001, 0.1, 0.1004, 0.3))):
+        scene = Scene("s", "s.mp4", 491, 22.29, (Track(name, dict.fromkeys(range(300, 491), box)),))
+        made = [KINDS["localisation"](scene, [50, 320, 400], random.Random(seed)) for seed in range(20)]
+        answers = {asked.part: asked.answer(scene) for asked in made if asked.part == "intervals"}
+        answers["box"] = next(a.answer(scene) for a in made if a.part == "box" and "14.4 s" in a.text)
+        assert answers == {"intervals": [[13.459, scene.duration]], "box": list(box) if name == "cat" else None}
+        TASKS["relation interval"].check({"intervals": answers["intervals"], "duration": scene.duration}, ())
+
+
 def test_what_is_unsure_is_not_asked_about():
     for scene in scenes(10):
         scene = dataclasses.replace(scene, unsure=frozenset(("car", "dog")), complete=False)

@@ -245,8 +245,12 @@ def test_no_text_raises_and_no_score_leaves_0_to_1(kind, text, wrap):
 
 
 @pytest.mark.parametrize(
-    "text", ["<answer>" * 20_000, "9" * 100_000, "(1, " * 30_000, "[" * 100_000, "</think> " * 20_000]
-)
+    "text",
+    [
+        "<answer>" * 20_000, "9" * 100_000, "(1, " * 30_000, "[" * 100_000, "</think> " * 20_000,
+        "[(1, 2)" + 9_900 * " " + "x", "[[1, 2, 3, 4]" + 9_900 * " " + "x", "[1, 2, 3, 4" + 300 * " " + "x",
+    ],
+)  # fmt: skip
 @pytest.mark.parametrize("kind", TASKS)
 def test_long_texts_are_read_at_once(kind, text):
     for wrapped in (text, said(text, text)):  # the clock of the whole file is the judge: quadratic takes minutes
