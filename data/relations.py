@@ -61,7 +61,7 @@ class Args:
     moments: int = 4
     """Frames of the graph, evenly spaced; even."""
     angles: Literal["absolute", "relative"] = "absolute"
-    """How the graph's reward measures angles: in the picture, or from its first edge (rotation costs nothing)."""
+    """How the graph's reward measures angles: in the picture, or from its first edge (rotation costs edges nothing)."""
     limit: int = 20
     """Refused rows to print; all of them are counted and written."""
 
