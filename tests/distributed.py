@@ -11,7 +11,6 @@ import multiprocessing
 import multiprocessing.forkserver
 import os
 import pickle
-import socket
 import tempfile
 import time
 import traceback
@@ -20,6 +19,7 @@ from pathlib import Path
 from unittest import mock
 
 import torch
+from ports import free_port
 from torch.nn.attention.flex_attention import create_mask
 from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLTextRMSNorm
 
@@ -125,9 +125,7 @@ def run_ranks(function: Callable, ranks: int, *arguments, timeout_s: float = 60.
     path = os.pathsep.join([str(here.parent), str(here), os.environ.get("PYTHONPATH", "")])
     with mock.patch.dict(os.environ, PYTHONPATH=path, CUDA_VISIBLE_DEVICES="", OMP_NUM_THREADS="1"):
         multiprocessing.forkserver.ensure_running()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     with tempfile.TemporaryDirectory() as folder:
         job = pickle.dumps((function, arguments))  # bytes: tensors then travel as copies, not as shared memory
         processes = [context.Process(target=_rank, args=(job, rank, ranks, port, folder)) for rank in range(ranks)]

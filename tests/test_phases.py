@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 
@@ -12,6 +11,7 @@ import pytest
 import torch
 from conftest import ROOT
 from distributed import run_ranks
+from ports import free_port
 
 import guards
 import parallel
@@ -101,9 +101,7 @@ with phases.Phases(1.5) as run:
 
 @pytest.mark.slow
 def test_a_phase_that_hangs_ends_every_rank_with_its_stacks_and_a_code_of_its_own():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
+    port = str(free_port())
     here = os.environ | dict(WORLD_SIZE="2", LOCAL_WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
     here |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     ranks = [

@@ -10,10 +10,11 @@ import json
 import os
 import runpy
 import signal
-import socket
 import sys
 import time
 import traceback
+
+from ports import free_port
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
@@ -66,9 +67,7 @@ def become(job: dict, rank: int, port: int) -> None:
 
 def run(job: dict) -> list[int]:
     """Exit code of each rank; negative: the signal that ended it."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     running, codes = {}, [0] * job["ranks"]
     for rank in range(job["ranks"]):
         pid = os.fork()

@@ -14,7 +14,6 @@ import os
 import random
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -23,6 +22,7 @@ from pathlib import Path
 from unittest import mock
 
 from inject import ROOT, install
+from ports import free_port
 
 HERE = Path(__file__).resolve().parent
 TIMES = ("time/", "memory/", "speed/", "rollout/tokens_per_s")
@@ -46,12 +46,6 @@ def world(folder: Path, *, clips: bool = True) -> tuple[str, ...]:
     text = "".join(json.dumps(row | {"data_type": "text", "path": None}) + "\n" for row in rows)
     (folder / "text.jsonl").write_text(text)
     return "--train-file", str(folder / ("train.jsonl" if clips else "text.jsonl")), "--data-root", str(folder)
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
 
 
 class Run:

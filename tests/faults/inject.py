@@ -21,8 +21,9 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
-if str(ROOT) not in sys.path:
-    sys.path.insert(0, str(ROOT))
+for folder in (HERE.parent, ROOT):
+    if str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,8 @@ from pathlib import Path
 
 import driver
 import pytest
-from driver import SECRET, Run, descendants, differences, free_port, kill_at_random, last_saved, rows_of
+from driver import SECRET, Run, descendants, differences, kill_at_random, last_saved, rows_of
+from ports import free_port
 
 from exits import Exit
 
