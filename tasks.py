@@ -51,10 +51,14 @@ class Task:
         """The published sum at its highest, without the format reward: what a score of 1 pays."""
         return sum(self.weights.get(name, 1.0) for name in self.terms(None, gold))
 
+    def total(self, terms: Mapping[str, float]) -> float:
+        """The score of an answer of these `terms`, 0..1: the published sum over its highest value."""
+        paid = sum(self.weights.get(name, 1.0) * value for name, value in terms.items())
+        return paid / sum(self.weights.get(name, 1.0) for name in terms)
+
     def score(self, answer: str | None, gold: str) -> float:
-        """0..1: the published sum over `worth`."""
-        paid = sum(self.weights.get(name, 1.0) * value for name, value in self.terms(answer, gold).items())
-        return paid / self.worth(gold)
+        """0..1, `total` of the answer's terms."""
+        return self.total(self.terms(answer, gold))
 
     def similarity(self, gold: str, answer: str, other: str) -> float:
         """The score of one answer held against another, or against a gold: what `rewards.py` takes. Parts that `other`

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -115,6 +115,12 @@ def visit_rng(seed: int, epoch: int, question_id: str) -> random.Random:
     return random.Random(int.from_bytes(hashlib.sha256(key).digest()[:8], "big"))
 
 
+def mirrored_box(box: Sequence[float]) -> list[float]:
+    """[x0, y0, x1, y1] in 0..1 of the frame, as the flipped frame shows it."""
+    x0, y0, x1, y1 = box
+    return [1 - x1, y0, 1 - x0, y1]
+
+
 _MAPPED = ("intervals", "duration", "boxes", "given", "graph", "angles", "order", "candidates")
 
 
@@ -143,7 +149,7 @@ def mapped_gold(gold: dict, transform: str, *, static: bool = False) -> dict | N
         elif name == "intervals" and not flip:
             value = [[gold["duration"] - end, gold["duration"] - start] for start, end in reversed(value)]
         elif name == "boxes" and flip:
-            value = [[1 - x1, y0, 1 - x0, y1] for x0, y0, x1, y1 in value]
+            value = [mirrored_box(box) for box in value]
         elif name == "graph" and flip:
             value = [{what: [[1 - x, y] for x, y in points] for what, points in frame.items()} for frame in value]
         elif name == "order" and not flip:

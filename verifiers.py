@@ -319,4 +319,4 @@ def _graded(text: str, question, kind: str, caption_judge: Judge) -> Facts:
         parts = {"events": caption_judge(parts["caption"], gold["events"])}
     answer = canonical(parts) if parts else None
     terms = task.terms(answer, question.gold)
-    return Facts(answer, task.well_formed(text, gold), task.score(answer, question.gold), terms)
+    return Facts(answer, task.well_formed(text, gold), task.total(terms), terms)

@@ -20,6 +20,8 @@ import numpy as np
 import tyro
 from PIL import Image, UnidentifiedImageError
 
+from data.planes import pictures_in
+
 
 @dataclass
 class FramesArgs:
@@ -64,11 +66,7 @@ def convert(args: FramesArgs) -> tuple[int, list[str]]:
     """(clips written, what is wrong with the folders that gave none). ValueError where there is no folder of frames."""
     if not args.input.is_dir() or args.fps < 1:
         raise ValueError(f"--input {args.input} must be a folder of folders, and --fps {args.fps} at least 1")
-    found = {
-        folder: sorted(file for file in folder.iterdir() if file.suffix.lower() in (".jpg", ".jpeg", ".png"))
-        for folder in sorted(args.input.iterdir())
-        if folder.is_dir()
-    }
+    found = {folder: pictures_in(folder) for folder in sorted(args.input.iterdir()) if folder.is_dir()}
     found = {folder: frames for folder, frames in found.items() if frames}
     if not found:
         raise ValueError(f"{args.input}: holds no folder of .jpg or .png frames")

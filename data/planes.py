@@ -144,10 +144,15 @@ def _stacked(found, bounds, seen: float, rate: Fraction, colour) -> list[Frames]
     return [Frames(np.stack(frames), rate, colour) for frames in found]
 
 
+def pictures_in(folder: Path) -> list[Path]:
+    """The frames of a clip that is a folder of pictures, in the order of their names."""
+    return sorted(file for file in folder.iterdir() if file.suffix.lower() in PICTURES)
+
+
 def _decode(path: Path):
     """(frame, frames per second) of a file or a folder of pictures, in the order of display."""
     if path.is_dir():
-        pictures = sorted(file for file in path.iterdir() if file.suffix.lower() in PICTURES)
+        pictures = pictures_in(path)
         if not pictures:
             raise SourceError("the folder holds no pictures", path.name)
         for number, picture in enumerate(pictures):

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, field, replace
 
 from data.corpora import Refused
+from transforms import mirrored_box
 
 Box = tuple[float, float, float, float]
 """x0, y0, x1, y1 in 0..1 of the picture."""
@@ -69,8 +70,9 @@ class Scene:
 
     def flipped(self) -> Scene:
         """As its mirrored clip would be annotated."""
-        mirror = lambda box: (1 - box[2], box[1], 1 - box[0], box[3])  # noqa: E731
-        tracks = (replace(track, boxes={f: mirror(b) for f, b in track.boxes.items()}) for track in self.tracks)
+        tracks = (
+            replace(track, boxes={f: tuple(mirrored_box(b)) for f, b in track.boxes.items()}) for track in self.tracks
+        )
         return replace(self, tracks=tuple(tracks))
 
     def backwards(self) -> Scene:

@@ -17,12 +17,12 @@ from exits import Exit
 README = (ROOT / "README.md").read_text()
 # Level of each file (DESIGN): a file imports only lower levels; level 0 imports none of ours.
 LEVELS = {
-    "actions": 0, "advantage": 0, "balance": 0, "chat_client": 0, "config": 0, "data.frames": 0, "data.paths": 0,
-    "data.planes": 0, "data.rows": 0, "episode": 0, "eval.dybench_words": 0, "exits": 0, "flops": 0, "graphs": 0,
-    "grounding": 0, "logprobs": 0, "math_judge": 0, "metrics": 0, "order": 0, "packing": 0, "rewards": 0, "rng": 0,
-    "tags": 0, "transforms": 0, "attention": 1, "captions": 1, "data.cache": 1, "data.parquet": 1, "data.video": 1,
-    "eval.shown": 1, "golds": 1, "guards": 1, "parallel": 1, "pictures": 1, "toy.world": 1, "checkpoint": 2,
-    "data.image": 2, "data.parts": 2, "eval.dybench_stats": 2, "phases": 2, "review": 2, "tasks": 2,
+    "actions": 0, "advantage": 0, "balance": 0, "chat_client": 0, "config": 0, "data.paths": 0, "data.planes": 0,
+    "data.rows": 0, "episode": 0, "eval.dybench_words": 0, "exits": 0, "flops": 0, "graphs": 0, "grounding": 0,
+    "logprobs": 0, "math_judge": 0, "metrics": 0, "order": 0, "packing": 0, "rewards": 0, "rng": 0, "tags": 0,
+    "transforms": 0, "attention": 1, "captions": 1, "data.cache": 1, "data.frames": 1, "data.parquet": 1,
+    "data.video": 1, "eval.shown": 1, "golds": 1, "guards": 1, "parallel": 1, "pictures": 1, "toy.world": 1,
+    "checkpoint": 2, "data.image": 2, "data.parts": 2, "eval.dybench_stats": 2, "phases": 2, "review": 2, "tasks": 2,
     "toy.study_cells": 2, "data.clips": 3, "data.prompts": 3, "run_folder": 3, "toy.study_results": 3,
     "toy.study_rows": 3, "verifiers": 3, "data.corpora": 4, "data.dataset": 4, "data.reader": 4,
     "eval.dybench_sheet": 4, "eval.replies": 4, "eval.scoring": 4, "methods": 4, "model": 4, "router_rules": 4,

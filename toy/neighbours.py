@@ -259,12 +259,16 @@ def lesson(model, inputs: Inputs, task: ToyTask, seed: int, batch: int = 32, lr:
 def teach(task: ToyTask, seed: int, out: Path) -> Path:
     """Give the shipped warm start a task's lesson; returns the folder of the checkpoint, `out`."""
     processor = load_processor(CHECKPOINT)
-    model = Qwen3VLForConditionalGeneration.from_pretrained(
-        CHECKPOINT, use_safetensors=True, trust_remote_code=False
-    ).float()
+    model = load_float32(CHECKPOINT)
     lesson(model, Inputs(processor, task.frames), task, seed)
     save(model, processor, out)
     return out
+
+
+def load_float32(folder: Path | str) -> Qwen3VLForConditionalGeneration:
+    return Qwen3VLForConditionalGeneration.from_pretrained(
+        folder, use_safetensors=True, trust_remote_code=False
+    ).float()
 
 
 def asked(fields: dict) -> Question:
@@ -276,9 +280,7 @@ def asked(fields: dict) -> Question:
 
 def mean_scores(folder: Path | str, rows: Path, task: ToyTask, name: str) -> dict[str, float]:
     """Mean scores, 0..1, of a checkpoint's answers to a file of rows: "sampled NAME" (temperature 1), "greedy NAME"."""
-    model = Qwen3VLForConditionalGeneration.from_pretrained(
-        folder, use_safetensors=True, trust_remote_code=False
-    ).float()
+    model = load_float32(folder)
     inputs = Inputs(load_processor(folder), task.frames)
     questions, bad = load_questions(rows, rows.parent)
     if bad:
