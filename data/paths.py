@@ -20,9 +20,10 @@ def confined(root: str | os.PathLike, name: str) -> str:
     top = os.path.realpath(root)
     try:
         path = os.path.realpath(os.path.join(top, name))
-    except ValueError as error:  # a null byte or a lone surrogate
+        resolved = os.path.realpath(path)
+    except ValueError as error:  # a null byte or a lone surrogate; behind a link to itself only the second look sees it
         raise Outside("is no file name") from error
-    if os.path.realpath(path) != path:  # at a link to itself realpath resolves nothing that follows
+    if resolved != path:  # at a link to itself realpath resolves nothing that follows
         raise Outside("goes through a link to itself")
     if os.path.commonpath((top, path)) != top:
         raise Outside("leaves the data root")
