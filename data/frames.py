@@ -22,6 +22,9 @@ from PIL import Image, UnidentifiedImageError
 
 from data.planes import pictures_in
 
+ENCODER = {"crf": "12", "preset": "veryfast", "x264-params": "asm=avx2"}
+"""AVX-512 would make the bytes a matter of chance (`toy.world.ENCODER`)."""
+
 
 @dataclass
 class FramesArgs:
@@ -50,7 +53,7 @@ def write_clip(frames: Sequence[Path], target: Path, fps: int) -> None:
                     raise ValueError(f"{frame}: is no picture that can be read") from error
                 height, width = pixels.shape[0] // 2 * 2, pixels.shape[1] // 2 * 2
                 if stream is None:
-                    stream = container.add_stream("libx264", rate=fps, options={"crf": "12", "preset": "veryfast"})
+                    stream = container.add_stream("libx264", rate=fps, options=ENCODER)
                     stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
                 if (stream.width, stream.height) != (width, height):
                     raise ValueError(f"{frame}: is {width}x{height}, the first {stream.width}x{stream.height}")
