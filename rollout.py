@@ -350,7 +350,8 @@ def _colocated_llm(
             disable_log_stats=True,
             use_tqdm_on_load=False,
             **memory,
-            **({} if on_gpu else {"block_size": 32}),
+            # A cut prompt's sample is taken back by rewinding its seeded generator, which vLLM can do on a GPU alone.
+            **({} if on_gpu else {"block_size": 32, "enable_chunked_prefill": False}),
             **more,
         )
 

@@ -48,7 +48,7 @@ def hold(folder: Path) -> IO[bytes]:
     except BlockingIOError as error:
         lock.close()
         raise ValueError(
-            f"{folder}: another evaluation writes to it; wait for its end, or give a new --output"
+            f"{folder}: another process writes its results there; wait for its end, or give another folder"
         ) from error
     return lock
 

@@ -170,7 +170,7 @@ def test_two_evaluations_may_not_write_one_folder(tmp_path, one_rank):
 
     class Meanwhile(Scripted):
         def generate(self, requests):
-            with pytest.raises(ValueError, match="run: another evaluation writes to it; wait for its end, or give"):
+            with pytest.raises(ValueError, match="run: another process writes its results there; wait for its end"):
                 jobs.prepare(args, "m")
             return super().generate(requests)
 

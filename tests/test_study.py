@@ -4,16 +4,19 @@ import dataclasses
 import json
 import math
 import random
+import threading
+import time
 from pathlib import Path
 
 import failing_cell
 import pytest
 import torch
 
+from data.parts import hold
 from toy import study, study_claims, study_rows, study_worker
 from toy.study_cells import CONDITIONS, FEW, PARTS, SAMPLES, SEEDS, SHORTCUTS, Cell, Condition, Rows, World, cells_of
 from toy.study_claims import HOLDS, NOT, UNTESTED, UNTOLD, Claim, at_most, more, same
-from toy.study_report import write_report
+from toy.study_report import report, write_report
 from toy.study_results import T_95, Series, read, value
 
 CELLS = cells_of(list(PARTS))
@@ -151,6 +154,50 @@ def test_a_study_goes_on_where_it_stopped_and_says_what_failed(tmp_path, monkeyp
     assert study.main([*flags, "--retry-failed"]) == 0
 
 
+def test_a_second_interrupt_drops_what_runs_and_calls_nothing_failed(tmp_path, monkeypatch, capsys):
+    killed, waits = threading.Event(), iter((True, True))
+
+    class Hangs(Stub):
+        def run(self, cell):
+            killed.wait()
+            return "no word (exit code -9)"
+
+        def kill(self):
+            killed.set()
+
+    def wait(queue, threads):
+        if next(waits, False):
+            time.sleep(0.1)  # the cells begin
+            raise KeyboardInterrupt
+        real(queue, threads)
+
+    real = study.Queue._wait
+    monkeypatch.setattr(study.Queue, "_wait", wait)
+    monkeypatch.setattr(study, "Worker", Hangs)
+    assert study.main(["table4", "--out", str(tmp_path)]) == 0
+    assert "7 cells left" in capsys.readouterr().out and not list(tmp_path.glob("*.json"))
+
+
+def test_a_folder_that_cannot_be_gone_on_with_is_one_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(study, "Worker", Stub)
+    first = cells_of(["table4"])[0]
+    for broken in ("{", "null", "[]", "{}"):
+        (tmp_path / first.file).write_text(broken)
+        assert study.main(["table4", "--out", str(tmp_path)]) == 2
+        said = capsys.readouterr().err
+        assert said.count("\n") == 1 and "is no result" in said and "remove it" in said
+    (tmp_path / first.file).unlink()
+    with hold(tmp_path):
+        assert study.main(["table4", "--out", str(tmp_path)]) == 2
+    assert "another process writes its results there" in capsys.readouterr().err
+    (tmp_path / "file").touch()
+    assert study.main(["table4", "--out", str(tmp_path / "file")]) == 2
+    (tmp_path / "run_x").mkdir()
+    (tmp_path / "worlds" / "abc.123").mkdir(parents=True)
+    assert study.main(["table4", "--out", str(tmp_path), "--minutes", "1e-9"]) == 0
+    assert not (tmp_path / "run_x").exists() and not list((tmp_path / "worlds").iterdir())
+
+
 @pytest.mark.slow
 def test_a_process_that_dies_leaves_its_last_line(tmp_path, monkeypatch):
     monkeypatch.setattr(study_worker, "serve", failing_cell.serve)
@@ -192,7 +239,7 @@ def test_tiny_cells_on_one_engine_give_the_same_numbers_again(tmp_path, monkeypa
     assert results[1]["curves"]["step"] == [0, 1] and "shortcuts" not in results[1]
     assert value(results[0], "mean:reward/correct") <= 1
     assert {path.name for path in tmp_path.iterdir()} >= {"worlds", "decoded"}
-    assert not list(tmp_path.glob("tmp*")), "no run folder stays"
+    assert not list(tmp_path.glob("run_*")), "no run folder stays"
 
 
 # -- numbers -----------------------------------------------------------------------------------------------------------
@@ -215,7 +262,7 @@ def test_the_quantiles_hold_95_percent_between_them(n):
 def test_an_interval_by_hand():
     series = Series({1: 10.0, 2: 12.0, 3: 17.0}, (1, 2, 3))
     assert series.mean == 13 and series.half == pytest.approx(4.303 * math.sqrt(13) / math.sqrt(3), abs=1e-9)
-    paired = series - Series({1: 9.0, 2: 11.0}, (1, 2, 3), ("x seed 3",))
+    paired = series - Series({1: 9.0, 2: 11.0}, (1, 2, 3, 4), {3: ("x seed 3",), 4: ("x seed 4",)})
     assert paired.values == {1: 1.0, 2: 1.0} and paired.half == 0 and paired.failed == ("x seed 3",)
 
 
@@ -235,8 +282,21 @@ def test_verdicts_follow_their_rules():
     claim = Claim("x", "y", "", lambda results: of(3.0), more)
     assert claim.judge(None) == study_claims.Outcome(UNTOLD, "1 of 1 seeds")
     assert Claim("x", "y", "", why="no such thing").judge(None).verdict == UNTESTED
-    broken = dataclasses.replace(of(3.0, 3.1), failed=("crpo seed 2",))
+    broken = dataclasses.replace(of(3.0, 3.1), lost={2: ("crpo seed 2",)})
     assert Claim("x", "y", "", lambda results: broken, more).judge(None).verdict == UNTOLD
+
+
+def test_a_spread_and_a_lowest_name_every_failed_cell(whole):
+    lost = Cell("lambda_0.1", 12, CONDITIONS["lambda_0.1"])
+    write(whole, lost, {"name": lost.name, "seed": 12, "id": lost.id, "error": "gone"})
+    results, names = read(whole), ("no_crr", "lambda_0.1", "crpo", "lambda_0.5")
+    means = {name: results.series(name, "pair_acc", FEW).mean for name in names}
+    spread, least = study_claims.widest(names, "pair_acc")(results), study_claims.lowest(names, "pair_acc")(results)
+    assert spread.mean == pytest.approx(max(means.values()) - min(means.values()), abs=0.6) and set(FEW) >= set(
+        spread.values
+    )
+    assert least.mean == min(means.values())
+    assert spread.failed == least.failed == ("lambda_0.1 seed 12",)
 
 
 def test_every_claim_can_be_judged_and_every_metric_read(whole):
@@ -274,6 +334,11 @@ def test_the_report_shows_every_cell_and_what_failed(whole, tmp_path):
     for name in PARTS:
         assert (tmp_path / "docs" / "study" / f"{name}.png").stat().st_size > 5_000
     assert write_report(whole, tmp_path / "again") and (tmp_path / "again" / "toy_study.md").read_text() == text
+
+
+def test_the_report_in_the_repository_is_that_of_its_results():
+    docs = Path(__file__).parents[1] / "docs"
+    assert (docs / "toy_study.md").read_text() == report(read(docs / "study" / "cells"))
 
 
 def test_a_folder_without_results_is_one_line(tmp_path, capsys):

@@ -15,6 +15,8 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import shutil
+import signal
 import sys
 import threading
 import time
@@ -25,6 +27,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from data.parts import hold, write_whole
 from pictures import table
 from toy.study_cells import CONDITIONS, PARTS, Cell, cells_of
 
@@ -66,17 +69,25 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 2
         return 0
     parts = list(PARTS) if args.name == "all" else [args.name]
-    print(plan(parts, args.out, args.workers), flush=True)
-    if args.list:
-        return 0
-    args.out.mkdir(parents=True, exist_ok=True)
-    left = [cell for cell in cells_of(parts) if state(args.out / cell.file) in ("missing", *failed(args.retry_failed))]
-    Queue(left, args).run()
+    try:
+        print(plan(parts, args.out, args.workers), flush=True)
+        if args.list:
+            return 0
+        lock = hold(args.out)
+        clear(args.out)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    run = ("missing", "failed") if args.retry_failed else ("missing",)
+    with lock:
+        Queue([cell for cell in cells_of(parts) if state(args.out / cell.file) in run], args).run()
     return int(any(state(args.out / cell.file) == "failed" for cell in cells_of(parts)))
 
 
-def failed(retry: bool) -> tuple[str, ...]:
-    return ("failed",) if retry else ()
+def clear(out: Path) -> None:
+    """Remove what a killed study left behind: folders of its runs and half-written worlds."""
+    for stale in (*out.glob("run_*"), *(out / "worlds").glob("*.*")):
+        shutil.rmtree(stale)
 
 
 def state(file: Path) -> str:
@@ -84,9 +95,12 @@ def state(file: Path) -> str:
     if not file.exists():
         return "missing"
     try:
-        return "failed" if "error" in json.loads(file.read_text()) else "done"
+        result = json.loads(file.read_text())
     except ValueError as error:
         raise ValueError(f"{file} is no result ({error}); remove it to run its cell again") from error
+    if not isinstance(result, dict) or not {"report", "error"} & set(result):
+        raise ValueError(f"{file} is no result: it has no report and no error; remove it to run its cell again")
+    return "failed" if "error" in result else "done"
 
 
 def plan(parts: Sequence[str], out: Path, workers: int) -> str:
@@ -123,7 +137,9 @@ class Queue:
     def __init__(self, cells: Sequence[Cell], args: Args):
         self._cells, self._args = list(cells), args
         self._total, self._began = len(self._cells), time.monotonic()
-        self._lock, self._stop = threading.Lock(), False
+        self._lock, self._stop, self._dropped = threading.Lock(), False, False
+        self._workers: list[Worker] = []
+        self._under_way: list[Cell] = []
         self._expected = self._spent = 0.0
         """Core-seconds of the cells that are done: as expected, and in truth."""
 
@@ -136,9 +152,15 @@ class Queue:
         except KeyboardInterrupt:
             self._stop = True
             print("the cells under way are finished first; Ctrl-C once more drops them", flush=True)
-            self._wait(threads)
-        if self._cells:
-            print(f"stopped; {len(self._cells)} cells left: start again to go on")
+            try:
+                self._wait(threads)
+            except KeyboardInterrupt:
+                self._dropped = True
+                for worker in self._workers:
+                    worker.kill()
+                self._wait(threads)
+        if left := len(self._cells) + len(self._under_way):
+            print(f"stopped; {left} cells left: start again to go on")
 
     def _wait(self, threads: Sequence[threading.Thread]) -> None:
         for thread in threads:
@@ -147,27 +169,37 @@ class Queue:
     def _take(self) -> Cell | None:
         with self._lock:
             late = self._args.minutes and time.monotonic() - self._began > 60 * self._args.minutes
-            return None if late or self._stop or not self._cells else self._cells.pop(0)
+            if late or self._stop or not self._cells:
+                return None
+            self._under_way.append(self._cells.pop(0))
+            return self._under_way[-1]
 
     def _work(self, number: int) -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # a worker inherits it: Ctrl-C is for the main thread
         worker = None
         while cell := self._take():
-            worker = worker or Worker(self._args.out, number)
+            if not worker:
+                worker = Worker(self._args.out, number)
+                self._workers.append(worker)
             began = time.monotonic()
             said = worker.run(cell)
+            if self._dropped:
+                return
             if said is not None:  # the process is gone; the next cell gets another
                 worker = None
-                file = self._args.out / cell.file
-                file.write_text(json.dumps({"name": cell.name, "seed": cell.seed, "id": cell.id, "error": said}))
+                failure = {"name": cell.name, "seed": cell.seed, "id": cell.id, "error": said}
+                write_whole(self._args.out / cell.file, json.dumps(failure))
             self._tell(cell, said, time.monotonic() - began)
         if worker:
             worker.close()
 
     def _tell(self, cell: Cell, said: str | None, seconds: float) -> None:
         with self._lock:
+            self._under_way.remove(cell)
             self._expected, self._spent = self._expected + cell.seconds, self._spent + seconds
-            left = sum(cell.seconds for cell in self._cells) * self._spent / self._expected / self._args.workers
-            done = f"[{self._total - len(self._cells)}/{self._total}]"
+            to_do = [*self._cells, *self._under_way]
+            left = sum(cell.seconds for cell in to_do) * self._spent / self._expected / self._args.workers
+            done = f"[{self._total - len(to_do)}/{self._total}]"
         if said is None:
             report = json.loads((self._args.out / cell.file).read_text())["report"]
             said = f"pair acc {report['pair_acc']:.1f}, static acc {report['static']['acc']:.1f}"
@@ -180,7 +212,7 @@ class Worker:
     """A process of `toy/study_worker.py`; its words go to OUT/logs."""
 
     def __init__(self, out: Path, number: int):
-        from toy.study_worker import serve  # torch: not for --list
+        from toy.study_worker import serve  # transformers: not for --list
 
         self.log = out / "logs" / f"worker_{number}.log"
         self.log.parent.mkdir(parents=True, exist_ok=True)
@@ -209,6 +241,9 @@ class Worker:
     def close(self) -> None:
         self._connection.send(None)
         self._process.join()
+
+    def kill(self) -> None:
+        self._process.kill()
 
 
 if __name__ == "__main__":

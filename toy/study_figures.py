@@ -14,8 +14,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
-from pictures import COLOURS, Sweep, sensitivity
-from toy.study_cells import CONDITIONS
+from pictures import COLOURS
+from toy.study_cells import CONDITIONS, FEW, Part
 from toy.study_results import Results, Series
 
 COLOUR = {
@@ -33,13 +33,14 @@ def colour(name: str) -> str:
     return COLOUR.get(name) or COLOUR.get(start if start in ("base", "grpo") else "crpo")
 
 
-def bars(results: Results, names: Sequence[str], metrics: Mapping[str, str], path: Path, *, chance: float) -> None:
+def bars(results: Results, part: Part, metrics: Mapping[str, str], path: Path, *, chance: float) -> None:
     """Groups of bars, percent: one group a metric (-> its words), one bar a condition. A line stands at `chance`."""
+    names = part.conditions
     figure, (axes,) = _figure(2.2 + 1.5 * len(metrics), 4.0)
     width = 0.84 / len(names)
     for i, name in enumerate(names):
         for place, metric in enumerate(metrics):
-            series = results.series(name, metric)
+            series = results.series(name, metric, part.seeds)
             if series.values:
                 x = place + (i - (len(names) - 1) / 2) * width
                 axes.bar(x, series.mean, 0.92 * width, color=colour(name), alpha=0.75)
@@ -53,15 +54,16 @@ def bars(results: Results, names: Sequence[str], metrics: Mapping[str, str], pat
     _save(figure, axes, path)
 
 
-def rows(results: Results, names: Sequence[str], metrics: Mapping[str, str], path: Path, *, reference: str) -> None:
-    """One line a condition, one panel a metric (-> its words), percent; the reference's mean as a vertical line."""
+def rows(results: Results, part: Part, metrics: Mapping[str, str], path: Path, *, reference: str) -> None:
+    """One line a condition, one panel a metric (-> its words); the reference's mean as a vertical line."""
+    names = part.conditions
     figure, panels = _figure(2.6 + 3.1 * len(metrics), 1.3 + 0.34 * len(names), 1, len(metrics))
     for axes, (metric, words) in zip(panels, metrics.items(), strict=True):
-        held = results.series(reference, metric, results.seeds(names[-1]))
+        held = results.series(reference, metric, part.seeds)
         if held.values:
             axes.axvline(held.mean, color=colour(reference), lw=1, alpha=0.6)
         for place, name in enumerate(names):
-            series = results.series(name, metric, results.seeds(names[-1]))
+            series = results.series(name, metric, part.seeds)
             if series.values:
                 axes.plot(series.mean, place, "o", color=colour(name), ms=6)
                 _spread(axes, place, series, colour(name), sideways=True)
@@ -99,34 +101,36 @@ def over_rollouts(results: Results, names: Sequence[str], panels: Sequence[Panel
     _save(figure, None, path)
 
 
-def along(results: Results, lines: Mapping[str, Mapping[float, str]], path: Path, *, setting: str) -> None:
-    """Pair accuracy over a setting: method -> {value: condition}."""
-    figure, (axes,) = _figure(5.2, 3.8)
-    for name, points in lines.items():
-        found = {x: results.series(condition, "pair_acc", results.seeds("no_crr")) for x, condition in points.items()}
-        found = {x: series for x, series in found.items() if series.values}
-        axes.plot(list(found), [series.mean for series in found.values()], "o-", color=colour(name), lw=2)
-        for x, series in found.items():
-            _spread(axes, x, series, colour(name))
-    axes.set_xlabel(setting)
-    axes.set_ylabel("pair accuracy, %")
-    axes.set_ylim(bottom=0)
-    _legend(figure, list(lines))
-    _save(figure, axes, path)
-
-
-def sweeps(results: Results, swept: Mapping[str, Mapping[float, str]], path: Path) -> None:
-    """Figure 9: title -> {value: condition}."""
-    panels = []
-    for title, points in swept.items():
-        numbers = {
-            metric: {x: list(results.series(name, metric, results.seeds("no_crr")).values.values())
-                     for x, name in points.items()}
-            for metric in ("pair_acc", "static/acc")
-        }  # fmt: skip
-        kept = {metric: {x: ys for x, ys in found.items() if ys} for metric, found in numbers.items()}
-        panels.append(Sweep(title, title, kept["pair_acc"], kept["static/acc"]))
-    sensitivity(panels, path, sensitive="pair accuracy, dynamic questions", general="accuracy, static questions")
+def along(
+    results: Results, panels: Mapping[str, Mapping[str, Mapping[float, str]]], metrics: Mapping[str, str], path: Path
+) -> None:
+    """Percent over a setting (-> method -> {value: condition}), one panel each; the first metric solid, the second
+    dashed."""
+    names = list(dict.fromkeys(name for lines in panels.values() for name in lines))
+    figure, grid = _figure(1.0 + 4.2 * len(panels), 3.9, 1, len(panels))
+    curves = [(name, metric) for metric in metrics for name in names]
+    drawn = dict(zip(metrics, ({"ls": "-", "marker": "o"}, {"ls": (0, (4, 2)), "marker": "s"}), strict=False))
+    for axes, (setting, lines) in zip(grid, panels.items(), strict=True):
+        ticks = sorted({x for points in lines.values() for x in points})
+        for at, (name, metric) in enumerate(curves):
+            beside = 0.012 * (at - (len(curves) - 1) / 2) * (ticks[-1] - ticks[0])  # or whiskers would hide each other
+            found = {x: results.series(condition, metric, FEW) for x, condition in lines[name].items()}
+            found = {x + beside: series for x, series in found.items() if series.values}
+            means = [series.mean for series in found.values()]
+            axes.plot(list(found), means, color=colour(name), lw=2, **drawn[metric])
+            for x, series in found.items():
+                _spread(axes, x, series, colour(name))
+        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        axes.set_xlabel(setting)
+        axes.set_ylim(0, 104)
+        _dress(axes)
+    grid[0].set_ylabel("%" if len(metrics) > 1 else f"{next(iter(metrics.values()))}, %")
+    keys = [Line2D([], [], color=colour(name), lw=2, **drawn[metric]) for name, metric in curves]
+    several = len(metrics) > 1
+    words = [f"{CONDITIONS[name].label}: {metrics[metric]}" if several else CONDITIONS[name].label
+             for name, metric in curves]  # fmt: skip
+    figure.legend(keys, words, loc="outside upper center", ncols=2, frameon=False, fontsize=9, handlelength=3)
+    _save(figure, None, path)
 
 
 # -- parts -------------------------------------------------------------------------------------------------------------
@@ -156,7 +160,7 @@ def _dress(axes: Axes) -> None:
 
 
 def _legend(figure: Figure, names: Sequence[str]) -> None:
-    keys = [Patch(color=colour(name)) if name in COLOUR else Line2D([], [], color=colour(name)) for name in names]
+    keys = [Patch(color=colour(name)) for name in names]
     labels = [CONDITIONS[name].label for name in names]
     figure.legend(keys, labels, loc="outside upper center", ncols=min(4, len(names)), frameon=False, fontsize=9)
 

@@ -10,7 +10,7 @@ import json
 import math
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from toy.study_cells import CONDITIONS, FEW, PARTS, Cell, cells_of
@@ -26,8 +26,12 @@ class Series:
     values: dict[int, float]
     wanted: tuple[int, ...]
     """Seeds that there should be."""
-    failed: tuple[str, ...] = ()
-    """Cells behind it that failed: no mean leaves them out in silence."""
+    lost: dict[int, tuple[str, ...]] = field(default_factory=dict)
+    """Seed -> cells behind it that failed: no mean leaves them out in silence."""
+
+    @property
+    def failed(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(cell for cells in self.lost.values() for cell in cells))
 
     @property
     def mean(self) -> float:
@@ -41,16 +45,14 @@ class Series:
 
     def _with(self, other: Series | float, do: Callable[[float, float], float]) -> Series:
         if not isinstance(other, Series):
-            return Series({seed: do(value, other) for seed, value in self.values.items()}, self.wanted, self.failed)
+            return Series({seed: do(value, other) for seed, value in self.values.items()}, self.wanted, self.lost)
         values = {seed: do(self.values[seed], other.values[seed]) for seed in self.values if seed in other.values}
         wanted = tuple(seed for seed in self.wanted if seed in other.wanted)
-        return Series(values, wanted, tuple(dict.fromkeys(self.failed + other.failed)))
+        lost = {seed: self.lost.get(seed, ()) + other.lost.get(seed, ()) for seed in wanted}
+        return Series(values, wanted, lost)
 
     def __sub__(self, other: Series | float) -> Series:
         return self._with(other, lambda a, b: a - b)
-
-    def __add__(self, other: Series | float) -> Series:
-        return self._with(other, lambda a, b: a + b)
 
     def __mul__(self, factor: float) -> Series:
         return self._with(factor, lambda a, b: a * b)
@@ -75,9 +77,9 @@ class Results:
         wanted = tuple(seeds or self.seeds(name))
         at = {seed: (name, seed if CONDITIONS[name].trained else self.seeds(name)[0]) for seed in wanted}
         known = {seed: self.found[key] for seed, key in at.items() if key in self.found}
-        failed = tuple(dict.fromkeys(f"{at[seed][0]} seed {at[seed][1]}" for seed, r in known.items() if "error" in r))
-        values = {seed: value(result, metric) for seed, result in known.items() if "error" not in result}
-        return Series(values, wanted, failed)
+        lost = {seed: (f"{name} seed {at[seed][1]}",) for seed, result in known.items() if "error" in result}
+        values = {seed: value(result, metric) for seed, result in known.items() if seed not in lost}
+        return Series(values, wanted, lost)
 
     def rounds(self, name: str, metric: str) -> dict[int, tuple[list[float], list[float]]]:
         """Seed -> (rollouts generated, value) where metrics.jsonl has the metric."""
@@ -113,18 +115,22 @@ def read(folder: Path) -> Results:
 # -- metrics of one result ---------------------------------------------------------------------------------------------
 
 
-def _thirds(values: list[float]) -> float:
-    third = max(1, len(values) // 3)
-    return statistics.fmean(values[-third:]) - statistics.fmean(values[:third])
+def _mean_of(values: list[float], parts: int, which: int) -> float:
+    """Mean of one of so many equal parts of the rounds; -1 is the last."""
+    size = max(1, len(values) // parts)
+    start = len(values) - size if which < 0 else which * size
+    return statistics.fmean(values[start : start + size])
 
 
 OVER_ROUNDS: dict[str, Callable[[list[float]], float]] = {
     "mean": statistics.fmean,
-    "first": lambda values: statistics.fmean(values[: max(1, len(values) // 5)]),
-    "last": lambda values: statistics.fmean(values[-max(1, len(values) // 5) :]),
-    "rise": _thirds,
+    "first": lambda values: _mean_of(values, 5, 0),
+    "last": lambda values: _mean_of(values, 5, -1),
+    "rise": lambda values: _mean_of(values, 3, -1) - _mean_of(values, 3, 0),
+    "later": lambda values: _mean_of(values, 5, -1) - _mean_of(values, 5, 1),
 }
-"""`first:` and `last:` are the mean over a fifth of the rounds, `rise:` the last third's mean minus the first's."""
+"""`first:` and `last:` are the mean over a fifth of the rounds, `rise:` the last third's mean minus the first's,
+`later:` the last fifth's minus the second's."""
 
 
 def value(result: dict, metric: str) -> float:
@@ -132,8 +138,8 @@ def value(result: dict, metric: str) -> float:
 
     "pair_acc", "acc", "static/acc", "event_sequence/pair_acc": of the final evaluation, percent; "moving_direction/..."
     is over its four and eight ways. "text_only/pair_acc" and the like: under a shortcut. "a/right", "b/agreement": of
-    samples on a side, in 0..1. "mean:reward/correct": over rounds. "shift": `advantage/auxiliary_shift` over
-    `advantage/size`, both summed over rounds. "crr_apart": the largest distance of the two CRR curves.
+    samples on a side, in 0..1. "mean:reward/correct": over rounds. "shift": the mean of `advantage/auxiliary_shift`
+    over rounds, over that of `advantage/size`. "crr_apart": the largest distance of the two CRR curves.
     """
     over, _, name = metric.rpartition(":")
     if over:

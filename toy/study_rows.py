@@ -31,9 +31,10 @@ def prepare_files(cell: Cell, worlds: Path) -> list[str]:
     for wanted in (train_world, eval_world):
         folders.append(worlds / _digest([wanted, Path(world.__file__).read_text()]))
         world.write_once(folders[-1], **wanted)
-    file = folders[0] / f"train_{_digest(dataclasses.asdict(cell.condition.rows))}.jsonl"
+    count, how = world_rows(cell), cell.condition.rows
+    file = folders[0] / f"train_{count}_{_digest(dataclasses.asdict(how))}.jsonl"
     rows = [json.loads(line) for line in (folders[0] / "train.jsonl").read_text().splitlines()]
-    rows = varied(rows, cell.condition.rows, cell.seed)[: world_rows(cell)]
+    rows = varied(rows, how, cell.seed)[:count]
     write_whole(file, "".join(json.dumps(row) + "\n" for row in rows))
     return ["--train-file", str(file), "--eval-file", str(folders[1] / "eval.jsonl")]
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import signal
 import sys
 import tempfile
 import time
@@ -44,12 +43,15 @@ KEPT = ("data/rollouts_seen", "reward/", "group/", "relation/", "advantage/", "r
 """Beginnings of the names of metrics.jsonl that a result keeps, round by round."""
 
 
+RUN = "run_"
+"""Beginning of the names of run folders, which last as long as their cells."""
+
+
 def serve(connection: Connection, folder: Path, log: Path) -> None:
     """Run each cell that arrives until None does; its result is a file in `folder` when "done" goes back."""
     words = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(words, 1)
     os.dup2(words, 2)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     torch.set_num_threads(1)
@@ -71,7 +73,7 @@ def run(cell: Cell, folder: Path, device: torch.device, live: train.Live | None)
     """Train and ask; writes `folder`/`cell.file`. `live`: what the cell before left."""
     began, spent = time.monotonic(), time.process_time()
     files = prepare_files(cell, folder / "worlds")
-    with tempfile.TemporaryDirectory(dir=folder) as run_dir:
+    with tempfile.TemporaryDirectory(dir=folder, prefix=RUN) as run_dir:
         flags = [*cell.flags, *files, "--run-dir", run_dir, "--cache-dir", str(folder / "decoded")]
         config = settings.parse([*flags, "--decode-workers", "1"])
         inputs = train.prepare(config, 1)
