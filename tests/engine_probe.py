@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from dataclasses import replace
 
 import torch
 
@@ -99,6 +100,13 @@ def main(folder: str, only_load: str = "") -> None:
     facts["gap_start"] = gap(first)
     facts["gap_start_images"], facts["gap_start_text"] = gap(first, IMAGES), gap(first, TEXT)
     facts["distinct"] = len({rollout.ids for rollout in first[0].rollouts})
+    crowd = engine.generate(
+        [
+            Request(build_prompt(processor, asked, None, system_prompt=TOY_SYSTEM_PROMPT), Sampling(1, 1.0, 4), seed)
+            for seed, asked in enumerate(replace(question, problem=f"{i} {30 * 'Which way? '}") for i in range(64))
+        ]
+    )
+    facts["crowd"] = [sum(len(out.prompt_ids) for out in crowd), sum(bool(out.rollouts[0].ids) for out in crowd)]
     facts["same_noise"] = first[0].rollouts[0].ids == first[1].rollouts[0].ids
     facts["reproducible"] = [r.ids for o in first for r in o.rollouts] == [r.ids for o in sample() for r in o.rollouts]
     other = HfEngine(folder, dtype="float32", banned_ids=policy.banned_ids, device=device)

@@ -83,6 +83,12 @@ def test_sampling_is_seeded_per_prompt_and_never_draws_a_placeholder(facts):
     assert not facts["same_noise"] and not facts["banned_sampled"]
 
 
+def test_a_prompt_that_a_full_step_would_cut_is_sampled(facts):
+    """64 seeded prompts of more tokens than a step takes (4096): vLLM on a CPU cannot take back a cut one's sample."""
+    tokens, answered = facts["crowd"]
+    assert tokens > 2 * 4096 and answered == 64
+
+
 def test_building_an_engine_leaves_the_random_streams_alone(facts):
     assert facts["rng_kept"]
 
