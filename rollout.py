@@ -331,9 +331,7 @@ def _colocated_llm(
     prepare_vllm(in_process=True)  # external_launcher demands it
     from vllm import LLM  # after the environment; and a machine without vLLM can still run --engine hf
 
-    on_gpu = torch.cuda.is_available()
-    memory = {"gpu_memory_utilization": gpu_memory} if on_gpu else {"kv_cache_memory_bytes": cpu_cache_mb << 20}
-    with _keep_rng(), _plain_weights(), _own_shared_memory(tensor_parallel > 1 and not on_gpu):
+    with _keep_rng(), _plain_weights(), _own_shared_memory(tensor_parallel > 1 and not torch.cuda.is_available()):
         return LLM(
             model=folder,
             dtype=dtype,
@@ -346,14 +344,24 @@ def _colocated_llm(
             max_num_seqs=max_sequences,
             limit_mm_per_prompt=limits,
             enable_prefix_caching=True,
-            enforce_eager=eager or not on_gpu,
             disable_log_stats=True,
             use_tqdm_on_load=False,
-            **memory,
-            # A cut prompt's sample is taken back by rewinding its seeded generator, which vLLM can do on a GPU alone.
-            **({} if on_gpu else {"block_size": 32, "enable_chunked_prefill": False}),
+            **_by_device(gpu_memory, cpu_cache_mb, eager),
             **more,
         )
+
+
+def _by_device(gpu_memory: float, cpu_cache_mb: int, eager: bool = False) -> dict:
+    """Options of an engine that differ between a GPU and a CPU."""
+    if torch.cuda.is_available():
+        return {"gpu_memory_utilization": gpu_memory, "enforce_eager": eager}
+    return {
+        "kv_cache_memory_bytes": cpu_cache_mb << 20,
+        "enforce_eager": True,
+        "block_size": 32,
+        # A cut prompt's sample is taken back by rewinding its seeded generator, which vLLM can do on a GPU alone.
+        "enable_chunked_prefill": False,
+    }
 
 
 def _vision(view: View | None, clip: str) -> dict:
@@ -627,8 +635,6 @@ class TextEngine:
         prepare_vllm(in_process=tensor_parallel == 1)
         from vllm import LLM
 
-        on_gpu = torch.cuda.is_available()
-        memory = {"gpu_memory_utilization": gpu_memory} if on_gpu else {"kv_cache_memory_bytes": cpu_cache_mb << 20}
         self.llm = LLM(
             model=model,
             dtype=dtype,
@@ -638,11 +644,9 @@ class TextEngine:
             tensor_parallel_size=tensor_parallel,
             max_model_len=max_tokens,
             enable_prefix_caching=True,  # every prompt starts with the same criteria
-            enforce_eager=not on_gpu,
             disable_log_stats=True,
             use_tqdm_on_load=False,
-            **memory,
-            **({} if on_gpu else {"block_size": 32}),
+            **_by_device(gpu_memory, cpu_cache_mb),
         )
         self.tokenizer = self.llm.get_tokenizer()
         self.max_tokens = max_tokens
