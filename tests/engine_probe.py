@@ -100,12 +100,9 @@ def main(folder: str, only_load: str = "") -> None:
     facts["gap_start"] = gap(first)
     facts["gap_start_images"], facts["gap_start_text"] = gap(first, IMAGES), gap(first, TEXT)
     facts["distinct"] = len({rollout.ids for rollout in first[0].rollouts})
-    crowd = engine.generate(
-        [
-            Request(build_prompt(processor, asked, None, system_prompt=TOY_SYSTEM_PROMPT), Sampling(1, 1.0, 4), seed)
-            for seed, asked in enumerate(replace(question, problem=f"{i} {30 * 'Which way? '}") for i in range(64))
-        ]
-    )
+    crowded = [replace(question, problem=f"{i} {30 * 'Which way? '}") for i in range(64)]
+    crowded = [build_prompt(processor, one, None, system_prompt=TOY_SYSTEM_PROMPT) for one in crowded]
+    crowd = engine.generate([Request(prompt, Sampling(1, 1.0, 4), seed) for seed, prompt in enumerate(crowded)])
     facts["crowd"] = [sum(len(out.prompt_ids) for out in crowd), sum(bool(out.rollouts[0].ids) for out in crowd)]
     facts["same_noise"] = first[0].rollouts[0].ids == first[1].rollouts[0].ids
     facts["reproducible"] = [r.ids for o in first for r in o.rollouts] == [r.ids for o in sample() for r in o.rollouts]

@@ -20,7 +20,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -29,7 +29,7 @@ import tyro
 
 from data.parts import hold, write_whole
 from pictures import table
-from toy.study_cells import CONDITIONS, PARTS, Cell, cells_of
+from toy.study_cells import CONDITIONS, PARTS, RUN, Cell, cells_of
 
 REPORT = "report"
 
@@ -59,18 +59,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.workers < 1 or args.minutes < 0:
         print("error: --workers must be at least 1 and --minutes not negative", file=sys.stderr)
         return 2
-    if args.name == REPORT:
-        from toy.study_report import write_report  # its pictures are no part of a run
-
-        try:
-            print(write_report(args.out, args.docs))
-        except (ValueError, OSError) as error:
-            print(f"error: {error}", file=sys.stderr)
-            return 2
-        return 0
-    parts = list(PARTS) if args.name == "all" else [args.name]
     try:
-        print(plan(parts, args.out, args.workers), flush=True)
+        if args.name == REPORT:
+            from toy.study_report import write_report  # its pictures are no part of a run
+
+            print(write_report(args.out, args.docs))
+            return 0
+        cells = cells_of(list(PARTS) if args.name == "all" else [args.name])
+        states = {cell: state(args.out / cell.file) for cell in cells}
+        print(plan(states, args.workers), flush=True)
         if args.list:
             return 0
         lock = hold(args.out)
@@ -80,13 +77,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     run = ("missing", "failed") if args.retry_failed else ("missing",)
     with lock:
-        Queue([cell for cell in cells_of(parts) if state(args.out / cell.file) in run], args).run()
-    return int(any(state(args.out / cell.file) == "failed" for cell in cells_of(parts)))
+        Queue([cell for cell in cells if states[cell] in run], args).run()
+    return int(any(state(args.out / cell.file) == "failed" for cell in cells))
 
 
 def clear(out: Path) -> None:
     """Remove what a killed study left behind: folders of its runs and half-written worlds."""
-    for stale in (*out.glob("run_*"), *(out / "worlds").glob("*.*")):
+    for stale in (*out.glob(f"{RUN}*"), *(out / "worlds").glob("*.*")):
         shutil.rmtree(stale)
 
 
@@ -103,24 +100,24 @@ def state(file: Path) -> str:
     return "failed" if "error" in result else "done"
 
 
-def plan(parts: Sequence[str], out: Path, workers: int) -> str:
-    """Cells x expected seconds of each condition, and the sum of what is left."""
-    cells, known = cells_of(list(parts)), {}
-    for cell in cells:
+def plan(states: Mapping[Cell, str], workers: int) -> str:
+    """Cells x expected seconds of each condition, and the sum of what is left; `states` as `state` tells them."""
+    known: dict[str, list[Cell]] = {}
+    for cell in states:
         known.setdefault(cell.name, []).append(cell)
     rows = [
         {
             "condition": name,
             "label": CONDITIONS[name].label,
             "cells": len(group),
-            "done": sum(state(out / cell.file) == "done" for cell in group),
+            "done": sum(states[cell] == "done" for cell in group),
             "core-s each": round(group[0].seconds),
             "core-s": round(sum(cell.seconds for cell in group)),
         }
         for name, group in known.items()
     ]
-    left = sum(cell.seconds for cell in cells if state(out / cell.file) != "done")
-    total = f"{len(cells)} cells, {sum(cell.seconds for cell in cells):.0f} core-seconds; {left:.0f} left"
+    left = sum(cell.seconds for cell in states if states[cell] != "done")
+    total = f"{len(states)} cells, {sum(cell.seconds for cell in states):.0f} core-seconds; {left:.0f} left"
     return f"{table(rows, list(rows[0]))}\n{total}: {clock(left / workers)} on {workers} cores"
 
 

@@ -169,6 +169,8 @@ PARTS: dict[str, Part] = {
 }  # fmt: skip
 """Argument of `python -m toy.study` -> what it runs."""
 
+RUN = "run_"
+"""Beginning of the names of run folders, which last as long as their cells."""
 NOT_THE_RESULT = {"run_dir", "train_file", "eval_file", "data_root", "cache_dir", "resume", "export", "decode_workers"}
 
 

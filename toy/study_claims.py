@@ -68,7 +68,7 @@ def numbers(series: Series) -> str:
     seeds = f"{len(series.values)} of {len(series.wanted)} seeds"
     if len(series.values) < 2:
         return seeds
-    low, high = series.mean - series.half, series.mean + series.half
+    low, high = series.interval
     digits = 3 if 0 < max(abs(low), abs(high)) < 1 else 1  # a share, or points
     if len(series.values) == len(series.wanted):
         seeds = f"{len(series.values)} seeds"
@@ -81,13 +81,13 @@ def numbers(series: Series) -> str:
 
 
 def more(series: Series) -> str:
-    low, high = series.mean - series.half, series.mean + series.half
+    low, high = series.interval
     return HOLDS if low > 0 else NOT if high < 0 else UNTOLD
 
 
 def same(margin: float = MARGIN) -> Rule:
     def rule(series: Series) -> str:
-        low, high = series.mean - series.half, series.mean + series.half
+        low, high = series.interval
         if -margin <= low and high <= margin:
             return HOLDS
         return NOT if (low > 0 or high < 0) and abs(series.mean) > margin else UNTOLD
@@ -97,7 +97,7 @@ def same(margin: float = MARGIN) -> Rule:
 
 def at_most(margin: float) -> Rule:
     def rule(series: Series) -> str:
-        low, high = series.mean - series.half, series.mean + series.half
+        low, high = series.interval
         return HOLDS if high <= margin else NOT if low > margin else UNTOLD
 
     return rule

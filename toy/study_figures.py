@@ -50,8 +50,9 @@ def bars(results: Results, part: Part, metrics: Mapping[str, str], path: Path, *
     axes.set_xticks(range(len(metrics)), metrics.values(), fontsize=9)
     axes.set_ylim(0, 104)
     axes.set_ylabel("pair accuracy, %")
+    _dress(axes)
     _legend(figure, names)
-    _save(figure, axes, path)
+    _save(figure, path)
 
 
 def rows(results: Results, part: Part, metrics: Mapping[str, str], path: Path, *, reference: str) -> None:
@@ -71,7 +72,7 @@ def rows(results: Results, part: Part, metrics: Mapping[str, str], path: Path, *
         axes.set_ylim(len(names) - 0.5, -0.5)
         axes.set_xlabel(words, fontsize=9)
         _dress(axes)
-    _save(figure, None, path)
+    _save(figure, path)
 
 
 def over_rollouts(results: Results, names: Sequence[str], panels: Sequence[Panel], path: Path) -> None:
@@ -98,7 +99,7 @@ def over_rollouts(results: Results, names: Sequence[str], panels: Sequence[Panel
     _legend(figure, names)
     figure.supxlabel(f"strong: mean over seeds; pale: each seed; running means over {SMOOTH} rounds", fontsize=8,
                      color="0.4")  # fmt: skip
-    _save(figure, None, path)
+    _save(figure, path)
 
 
 def along(
@@ -124,13 +125,15 @@ def along(
         axes.set_xlabel(setting)
         axes.set_ylim(0, 104)
         _dress(axes)
-    grid[0].set_ylabel("%" if len(metrics) > 1 else f"{next(iter(metrics.values()))}, %")
     keys = [Line2D([], [], color=colour(name), lw=2, **drawn[metric]) for name, metric in curves]
-    several = len(metrics) > 1
-    words = [f"{CONDITIONS[name].label}: {metrics[metric]}" if several else CONDITIONS[name].label
-             for name, metric in curves]  # fmt: skip
+    if len(metrics) > 1:
+        grid[0].set_ylabel("%")
+        words = [f"{CONDITIONS[name].label}: {metrics[metric]}" for name, metric in curves]
+    else:
+        grid[0].set_ylabel(f"{next(iter(metrics.values()))}, %")
+        words = [CONDITIONS[name].label for name in names]
     figure.legend(keys, words, loc="outside upper center", ncols=2, frameon=False, fontsize=9, handlelength=3)
-    _save(figure, None, path)
+    _save(figure, path)
 
 
 # -- parts -------------------------------------------------------------------------------------------------------------
@@ -147,8 +150,8 @@ def _spread(axes: Axes, place: float, series: Series, ink: str, *, sideways: boo
     values = list(series.values.values())
     at = [place] * len(values)
     if len(values) > 1:
-        low, high = max(0.0, series.mean - series.half), min(100.0, series.mean + series.half)
-        (axes.hlines if sideways else axes.vlines)(place, low, high, color=ink, lw=1.3)
+        low, high = series.interval
+        (axes.hlines if sideways else axes.vlines)(place, max(0.0, low), min(100.0, high), color=ink, lw=1.3)
     axes.plot(*((values, at) if sideways else (at, values)), ".", color=ink, ms=3, alpha=0.6)
 
 
@@ -172,8 +175,6 @@ def _smooth(values: Sequence[float]) -> list[float]:
     return [statistics.fmean(values[max(0, i - half) : i + half + 1]) for i in range(len(values))]
 
 
-def _save(figure: Figure, axes: Axes | None, path: Path) -> None:
-    if axes is not None:
-        _dress(axes)
+def _save(figure: Figure, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, format="png")

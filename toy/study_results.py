@@ -43,6 +43,10 @@ class Series:
         n = len(self.values)
         return T_95[n - 2] * statistics.stdev(self.values.values()) / math.sqrt(n) if n > 1 else math.inf
 
+    @property
+    def interval(self) -> tuple[float, float]:
+        return self.mean - self.half, self.mean + self.half
+
     def _with(self, other: Series | float, do: Callable[[float, float], float]) -> Series:
         if not isinstance(other, Series):
             return Series({seed: do(value, other) for seed, value in self.values.items()}, self.wanted, self.lost)

@@ -33,7 +33,7 @@ from eval.shown import show
 from metrics import read_metrics
 from model import load_processor
 from rollout import Request, Sampling
-from toy.study_cells import SAMPLES, SHORTCUTS, Cell
+from toy.study_cells import RUN, SAMPLES, SHORTCUTS, Cell
 from toy.study_rows import prepare_files
 from transforms import IDENTITY
 from verifiers import verify
@@ -41,10 +41,6 @@ from verifiers import verify
 KEPT = ("data/rollouts_seen", "reward/", "group/", "relation/", "advantage/", "rollout/unreadable", "rollout/null_",
         "policy/entropy", "policy/kl", "policy/engine_gap", "guard/skipped", "eval/")  # fmt: skip
 """Beginnings of the names of metrics.jsonl that a result keeps, round by round."""
-
-
-RUN = "run_"
-"""Beginning of the names of run folders, which last as long as their cells."""
 
 
 def serve(connection: Connection, folder: Path, log: Path) -> None:
