@@ -20,10 +20,9 @@ import numpy as np
 import tyro
 from PIL import Image, UnidentifiedImageError
 
-from data.planes import pictures_in
+from data.planes import SAME_BYTES, pictures_in
 
-ENCODER = {"crf": "12", "preset": "veryfast", "x264-params": "asm=avx2"}
-"""AVX-512 would make the bytes a matter of chance (`toy.world.ENCODER`)."""
+ENCODER = {"crf": "12", "preset": "veryfast", **SAME_BYTES}
 
 
 @dataclass

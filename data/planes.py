@@ -20,6 +20,9 @@ import numpy as np
 
 GOP = 12
 ENCODER = {"preset": "medium", "qp": "16", "bf": "0", "sc_threshold": "0", "threads": "1", "profile": "main"}
+SAME_BYTES = {"x264-params": "asm=avx2"}
+"""For encoders without a constant quantiser: x264's macroblock tree reads memory nobody wrote where it has AVX-512, and
+the same frames would now and then make other bytes."""
 FOLDER_FPS = 10
 """Of a clip that is a folder of pictures: GOT-10k's annotation rate."""
 PICTURES = (".jpg", ".jpeg", ".png")

@@ -97,8 +97,8 @@ def over_rollouts(results: Results, names: Sequence[str], panels: Sequence[Panel
         axes.set_xlim(left=0)
         _dress(axes)
     _legend(figure, names)
-    figure.supxlabel(f"strong: mean over seeds; pale: each seed; running means over {SMOOTH} rounds", fontsize=8,
-                     color="0.4")  # fmt: skip
+    words = f"strong: mean over seeds; pale: each seed; running means over {SMOOTH} rounds (evaluations: as they are)"
+    figure.supxlabel(words, fontsize=8, color="0.4")
     _save(figure, path)
 
 

@@ -20,7 +20,21 @@ from toy.study_cells import (
     World,
     cells_of,
 )
-from toy.study_claims import APPENDIX, BEYOND, CHANCE, HOLDS, MAIN, MARGIN, NOT, PAIR_CHANCE, UNTESTED, UNTOLD, Claim
+from toy.study_claims import (
+    APPENDIX,
+    BEYOND,
+    CHANCE,
+    HOLDS,
+    MAIN,
+    MARGIN,
+    NOT,
+    PAIR_CHANCE,
+    SECOND,
+    THIRD,
+    UNTESTED,
+    UNTOLD,
+    Claim,
+)
 from toy.study_results import Results, Series, read
 
 SUBTASKS = {
@@ -44,10 +58,10 @@ COLUMNS: dict[str, Mapping[str, str]] = {
     },
     "dynamics": {
         "first:reward/correct": "correct, first fifth", "last:reward/correct": "correct, last fifth",
-        "mean:group/zero_advantage": "zero advantage", "shift": "auxiliary shift of the advantage",
+        "mean:group/zero_advantage": "zero advantage", "shift": "shift of the advantage",
     },
     "literal_eq4": SUMS | {"last:rollout/unreadable_counterfactual": "unreadable on counterfactuals, last fifth"},
-    "std_scope": SUMS | {"shift": "R_CRR's shift of the advantage"},
+    "std_scope": SUMS | {"shift": "shift of the advantage"},
     "no_static": SUMS | {
         f"{side}/{name}": f"{name}, {words}" for name in ("right", "agreement")
         for side, words in (("a", "clips as drawn"), ("b", "transformed"))
@@ -66,6 +80,12 @@ PANELS = (
     ("Fig. 7: R_CRR, counterfactual branch", "mean reward", ("reward/crr_aug",)),
     ("Accuracy, static", "%", ("eval/static/acc",)),
 )
+BUDGETS = (
+    ("Pair accuracy, dynamic", "%", ("eval/pair_acc",)),
+    ("Accuracy, dynamic", "%", ("eval/acc",)),
+    ("Accuracy, static", "%", ("eval/static/acc",)),
+)
+"""Of the methods of Table 1, whose rollouts differ."""
 SWEPT = {
     "lambda (w_aug 0.5)": {"crpo": {0.0: "no_crr", 0.1: "lambda_0.1", 0.3: "crpo", 0.5: "lambda_0.5"}},
     "w_aug (lambda 0.3)": {"crpo": {0.0: "no_counterfactual", 0.3: "w_aug_0.3", 0.5: "crpo", 0.7: "w_aug_0.7"}},
@@ -124,19 +144,29 @@ def _head(results: Results, judged: Counter) -> str:
         *(f"- FAILED: {cell.name} seed {cell.seed}: {results.found[cell.name, cell.seed]['error']}" for cell in failed),
         *([f"- {len(results.strays)} files of other settings were not read."] if results.strays else []),
         f"- A run: the toy preset, {ROUNDS} rounds of {QUESTIONS} questions, every row visited once, from the one "
-        f"shipped start. Seeds {', '.join(map(str, SEEDS))} in Table 1, {', '.join(map(str, FEW))} elsewhere; a seed "
-        "draws the training clips, their order and every rollout. None was used while the study was built. The "
-        "intervals are over seeds of the training, not over starts or evaluation pairs: both are the same for all.",
+        f"shipped start. Seeds {', '.join(map(str, SEEDS))} for the methods of Table 1 (its part, Figures 5 and 7, and "
+        f"claims about these methods alone), {', '.join(map(str, FEW))} elsewhere; a seed draws the training clips, "
+        "their order and every rollout. None was used while the study was built. The intervals are over seeds of the "
+        "training, not over starts or evaluation pairs: both are the same for all.",
+        "- Budgets: claims compare runs of equal questions (data x 2 visits each twice), not always of equal rollouts: "
+        f"{_rollouts(results)}; the parts below name the others'. ArrowRL follows its own paper: App. B.3 prints its "
+        "condition inverted.",
         f"- World: difficulty {World().difficulty:g}, bias {World().bias:g}; {PAIRS} pairs a sub-task, the same for "
         f"all runs (seed {EVAL_SEED}), answered greedily. Chance: {CHANCE:g} % of questions, {PAIR_CHANCE:g} % of "
         "pairs.",
         "- Numbers are means over seeds +- half of Student's 95 % interval; comparisons are paired by seed. Accuracies "
         "are over the four dynamic sub-tasks unless a column says otherwise. The start is one model: no interval.",
         "- Rules, fixed before the first reported run. *More* (no margin named): the interval of the difference lies "
-        f"above 0. *Same* or *at most*: it lies within the margin, {MARGIN:g} points of accuracy unless named. Where "
-        "an interval decides neither way, it cannot be told with these seeds. The last column is the number that is "
-        "judged: points of accuracy, or a share or mean reward with three decimals. Of so many intervals at 95 % some "
-        "miss by chance. Claims marked *late* were added when 39 cells had run, after a second reading of the paper.",
+        f"above 0 (below: does not hold). *Same* or *at most*: it lies within the margin, {MARGIN:g} points of "
+        "accuracy unless named (does not hold: *same*, 0 is outside the interval and the mean beyond the margin; *at "
+        "most*, the whole interval lies above the margin). Where an interval decides neither way, it cannot be told "
+        "with these seeds. The last column is the number that is judged: points of accuracy, or a share or mean reward "
+        "with three decimals.",
+        "- Of so many intervals at 95 % some miss by chance; *highest minus lowest* picks its two runs after the fact, "
+        f"which lifts it above 0. Claims marked *late* were added, or ask for more than before, since a second reading "
+        f"of the paper ({SECOND} cells had run) or a third ({THIRD}).",
+        "- Shift of the advantage: by how much the auxiliary reward (CRR, or the bonus of T-GRPO or ArrowRL) moves "
+        "advantages, mean absolute difference over their mean size; 0 where it cancels (App. F).",
         "- In the pictures dots are seeds and whiskers the intervals, cut at 0 and 100 %; a vertical line is CRPO's "
         "mean, the start's where CRPO is not shown.",
     ]
@@ -148,7 +178,7 @@ def _claims(title: str, claims: Sequence[Claim], results: Results) -> str:
     for claim in claims:
         outcome = claim.judge(results)
         shown = f"**{outcome.verdict}**" if outcome.verdict in (HOLDS, NOT) else outcome.verdict
-        words = f"{claim.words} *(late)*" if claim.late else claim.words
+        words = f"{claim.words} *(late: {claim.late} cells)*" if claim.late else claim.words
         rows.append((claim.place, words, claim.paper, shown, outcome.number))
     return f"## {title}\n\n" + _table(("where", "claim", "paper", "here", "difference or number [95 %]"), rows)
 
@@ -163,6 +193,8 @@ def _part(name: str, part: Part, results: Results) -> str:
     lines = [f"## {part.title}", part.budget, _table(("run", *columns.values(), "rollouts"), rows)]
     if _has_picture(part, results):
         lines.append(f"![{part.title}](study/{name}.png)")
+        if name == "table1":
+            lines.append(f"![{part.title}, over rollouts](study/table1_curves.png)")
     return "\n\n".join(lines)
 
 
@@ -190,6 +222,12 @@ def _budget(results: Results, condition: str) -> str:
     return "-" if not counts else f"{min(counts):,}" if len(counts) == 1 else f"{min(counts):,} to {max(counts):,}"
 
 
+def _rollouts(results: Results) -> str:
+    """Rollouts of the methods of Table 1."""
+    trained = [condition for condition in PARTS["table1"].conditions if CONDITIONS[condition].trained]
+    return ", ".join(f"{CONDITIONS[condition].label} {_budget(results, condition)}" for condition in trained)
+
+
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in lines)
@@ -207,6 +245,8 @@ def draw(results: Results, folder: Path) -> None:
             continue
         if name == "table1":
             figures.bars(results, part, {"pair_acc": "all dynamic"} | pair, path, chance=PAIR_CHANCE)
+            trained = [condition for condition in part.conditions if CONDITIONS[condition].trained]
+            figures.over_rollouts(results, trained, BUDGETS, folder / f"{name}_curves.png")
         elif name == "table4":
             shown = {f"{setting}pair_acc": words for setting, words in SHOWN.items()}
             figures.bars(results, part, shown, path, chance=PAIR_CHANCE)

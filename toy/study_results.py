@@ -61,6 +61,9 @@ class Series:
     def __mul__(self, factor: float) -> Series:
         return self._with(factor, lambda a, b: a * b)
 
+    def at_least(self, floor: float) -> Series:
+        return self._with(floor, max)
+
 
 @dataclass(frozen=True)
 class Results:

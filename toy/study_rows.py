@@ -35,6 +35,8 @@ def prepare_files(cell: Cell, worlds: Path) -> list[str]:
     file = folders[0] / f"train_{count}_{_digest(dataclasses.asdict(how))}.jsonl"
     rows = [json.loads(line) for line in (folders[0] / "train.jsonl").read_text().splitlines()]
     rows = varied(rows, how, cell.seed)[:count]
+    if len(rows) < count:
+        raise ValueError(f"{cell.name} needs {count} training rows, its world gives {len(rows)}: ask for more clips")
     write_whole(file, "".join(json.dumps(row) + "\n" for row in rows))
     return ["--train-file", str(file), "--eval-file", str(folders[1] / "eval.jsonl")]
 

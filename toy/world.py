@@ -47,11 +47,11 @@ import torch
 import tyro
 
 import transforms
+from data.planes import SAME_BYTES
 from transforms import HORIZONTAL_FLIP, SEGMENT_SWAP, TEMPORAL_REVERSE
 
 FRAMES, SIZE, FPS = 8, 64, 4
-ENCODER = {"crf": "10", "preset": "veryfast", "threads": "1", "x264-params": "asm=avx2"}
-"""x264's macroblock tree reads memory nobody wrote where it has AVX-512: a clip's bytes would differ now and then."""
+ENCODER = {"crf": "10", "preset": "veryfast", "threads": "1", **SAME_BYTES}
 OPTIONS = 4
 CF_UNLISTED = 0.22  # share of dynamic training questions whose transformed answer is not listed
 LETTERS = "ABCDEFGH"
