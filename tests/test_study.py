@@ -117,6 +117,13 @@ def test_rows_are_varied_as_the_condition_says():
     assert all("transforms" not in row for row in rows)
 
 
+def test_a_world_of_too_few_rows_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(study_rows, "PAIRS", 1)
+    cell = Cell("few", 101, Condition("", ("--method", "crpo", "--max-steps", "1", "--questions", "3"), World(clips=2)))
+    with pytest.raises(ValueError, match="few needs 3 training rows, its world gives 2: ask for more clips"):
+        study_rows.prepare_files(cell, tmp_path)
+
+
 # -- running -----------------------------------------------------------------------------------------------------------
 
 
@@ -282,6 +289,7 @@ def test_verdicts_follow_their_rules():
     claim = Claim("x", "y", "", lambda results: of(3.0), more)
     assert claim.judge(None) == study_claims.Outcome(UNTOLD, "1 of 1 seeds")
     assert Claim("x", "y", "", why="no such thing").judge(None).verdict == UNTESTED
+    assert of(-2.0, 3.0).at_least(0.0).values == {0: 0.0, 1: 3.0}
     broken = dataclasses.replace(of(3.0, 3.1), lost={2: ("crpo seed 2",)})
     assert Claim("x", "y", "", lambda results: broken, more).judge(None).verdict == UNTOLD
 
@@ -333,6 +341,7 @@ def test_the_report_shows_every_cell_and_what_failed(whole, tmp_path):
         assert f"## {part.title}\n" in text
     for name in PARTS:
         assert (tmp_path / "docs" / "study" / f"{name}.png").stat().st_size > 5_000
+    assert (tmp_path / "docs" / "study" / "table1_curves.png").stat().st_size > 5_000
     assert write_report(whole, tmp_path / "again") and (tmp_path / "again" / "toy_study.md").read_text() == text
 
 
