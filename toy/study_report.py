@@ -91,6 +91,9 @@ SWEPT = {
     "w_aug (lambda 0.3)": {"crpo": {0.0: "no_counterfactual", 0.3: "w_aug_0.3", 0.5: "crpo", 0.7: "w_aug_0.7"}},
 }
 ASKED = {
+    "literal_eq4": {"last:rollout/unreadable_counterfactual": "unreadable on counterfactuals, share"},
+    "std_scope": {"shift": "shift of the advantage, share"},
+    "no_static": {"b/agreement": "samples that agree, transformed, share"},
     "segment_swap": {"event_sequence/pair_acc": "pair accuracy, event sequence, %"},
     "long_events": {"event_sequence/pair_acc": "pair accuracy, event sequence, %"},
 }
