@@ -214,7 +214,7 @@ MAIN = (
             "about 0.71, theirs 0.70", gap("crpo", b, "last:reward/correct"), same(0.05)) for b in BASELINES),
     *(Claim("5.3 (b)", f"Fewer groups without advantage than {LABEL[b]}", "",
             gap(b, "crpo", "mean:group/zero_advantage"), more) for b in BASELINES),
-    Claim("5.3 (b)", "even where the original branch is fully correct", "",
+    Claim("5.3 (b)", "CRPO has fewer even where the original branch is fully correct", "",
           why="no run kept single groups; how: tests/test_score.py", late=THIRD),
     Claim("5.3 (c)", "T-GRPO's bonus stays flat: last third against first, margin 0.03", "",
           of("t_grpo", "rise:reward/temporal"), same(0.03)),
