@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from data.parts import hold
-from toy import study, study_claims, study_rows, study_worker
+from toy import study, study_claims, study_figures, study_rows, study_worker
 from toy.study_cells import CONDITIONS, FEW, PARTS, SAMPLES, SEEDS, SHORTCUTS, Cell, Condition, Rows, World, cells_of
 from toy.study_claims import HOLDS, NOT, UNTESTED, UNTOLD, Claim, at_most, more, same
 from toy.study_report import report, write_report
@@ -268,7 +268,7 @@ def test_the_quantiles_hold_95_percent_between_them(n):
 
 def test_an_interval_by_hand():
     series = Series({1: 10.0, 2: 12.0, 3: 17.0}, (1, 2, 3))
-    assert series.mean == 13 and series.half == pytest.approx(4.303 * math.sqrt(13) / math.sqrt(3), abs=1e-9)
+    assert series.mean == 13 and series.half == pytest.approx(4.302653 * math.sqrt(13) / math.sqrt(3), abs=1e-9)
     paired = series - Series({1: 9.0, 2: 11.0}, (1, 2, 3, 4), {3: ("x seed 3",), 4: ("x seed 4",)})
     assert paired.values == {1: 1.0, 2: 1.0} and paired.half == 0 and paired.failed == ("x seed 3",)
 
@@ -337,6 +337,8 @@ def test_the_report_shows_every_cell_and_what_failed(whole, tmp_path):
     assert f"{len(CELLS) - 2} of {len(CELLS)} cells done, 1 failed" in text and "1 files of other settings" in text
     assert "FAILED: crpo seed 12: ClipError: gone" in text and "| FAILED (crpo seed 12; 4 of 5" in text
     assert "(4 of 5)" in text, "a missing seed is said"
+    assert study_figures._label(read(whole), "crpo", FEW) == "CRPO (1 FAILED)", "in the pictures, too"
+    assert study_figures._label(read(whole), "grpo", FEW) == "GRPO"
     for part in PARTS.values():
         assert f"## {part.title}\n" in text
     for name in PARTS:

@@ -1,7 +1,7 @@
 """The paper's claims on the toy world, with seeds and intervals.
 
     python -m toy.study all --list          # cells and expected seconds
-    python -m toy.study all                 # about 3.6 hours on two cores; start it again to go on
+    python -m toy.study all                 # about 4 hours on two cores; start it again to go on
     python -m toy.study report              # docs/toy_study.md and its pictures, from the results alone
 
 A cell is one training run (`toy/study_cells.py`); its result is one JSON file in --out, and a cell that has one is

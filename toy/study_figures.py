@@ -51,7 +51,7 @@ def bars(results: Results, part: Part, metrics: Mapping[str, str], path: Path, *
     axes.set_ylim(0, 104)
     axes.set_ylabel("pair accuracy, %")
     _dress(axes)
-    _legend(figure, names)
+    _legend(figure, results, names, part.seeds)
     _save(figure, path)
 
 
@@ -68,7 +68,8 @@ def rows(results: Results, part: Part, metrics: Mapping[str, str], path: Path, *
             if series.values:
                 axes.plot(series.mean, place, "o", color=colour(name), ms=6)
                 _spread(axes, place, series, colour(name), sideways=True)
-        axes.set_yticks(range(len(names)), [CONDITIONS[name].label for name in names] if axes is panels[0] else [])
+        labels = [_label(results, name, part.seeds) for name in names] if axes is panels[0] else []
+        axes.set_yticks(range(len(names)), labels)
         axes.set_ylim(len(names) - 0.5, -0.5)
         axes.set_xlabel(words, fontsize=9)
         _dress(axes)
@@ -96,7 +97,7 @@ def over_rollouts(results: Results, names: Sequence[str], panels: Sequence[Panel
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
         axes.set_xlim(left=0)
         _dress(axes)
-    _legend(figure, names)
+    _legend(figure, results, names)
     words = f"strong: mean over seeds; pale: each seed; running means over {SMOOTH} rounds (evaluations: as they are)"
     figure.supxlabel(words, fontsize=8, color="0.4")
     _save(figure, path)
@@ -121,6 +122,9 @@ def along(
             axes.plot(list(found), means, color=colour(name), lw=2, **drawn[metric])
             for x, series in found.items():
                 _spread(axes, x, series, colour(name))
+            for x, condition in lines[name].items():
+                if metric == next(iter(metrics)) and (lost := _lost(results, condition, FEW)):
+                    axes.annotate(lost, (x + beside, 2), rotation=90, fontsize=7, color=colour(name), ha="center")
         axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         axes.set_xlabel(setting)
         axes.set_ylim(0, 104)
@@ -162,9 +166,20 @@ def _dress(axes: Axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _legend(figure: Figure, names: Sequence[str]) -> None:
+def _lost(results: Results, name: str, seeds: Sequence[int] | None) -> str:
+    """Failed cells in words; empty where none has."""
+    failed = results.series(name, "acc", seeds).failed
+    return f"{len(failed)} FAILED" if failed else ""
+
+
+def _label(results: Results, name: str, seeds: Sequence[int] | None) -> str:
+    lost = _lost(results, name, seeds)
+    return f"{CONDITIONS[name].label} ({lost})" if lost else CONDITIONS[name].label
+
+
+def _legend(figure: Figure, results: Results, names: Sequence[str], seeds: Sequence[int] | None = None) -> None:
     keys = [Patch(color=colour(name)) for name in names]
-    labels = [CONDITIONS[name].label for name in names]
+    labels = [_label(results, name, seeds) for name in names]
     figure.legend(keys, labels, loc="outside upper center", ncols=min(4, len(names)), frameon=False, fontsize=9)
 
 

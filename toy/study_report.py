@@ -137,6 +137,8 @@ def _head(results: Results, judged: Counter) -> str:
     failed = [cell for cell in cells if "error" in results.found.get((cell.name, cell.seed), {})]
     done = [cell for cell in cells if (cell.name, cell.seed) in results.found and cell not in failed]
     spent = sum(results.found[cell.name, cell.seed]["cpu_seconds"] for cell in done)
+    claims = (*MAIN, *APPENDIX)
+    late = sum(claim.late > 0 for claim in claims)
     lines = [
         "# The paper's claims on the toy world",
         "Written by `python -m toy.study report` from the results of `python -m toy.study all`. The toy world is built "
@@ -165,9 +167,13 @@ def _head(results: Results, judged: Counter) -> str:
         "most*, the whole interval lies above the margin). Where an interval decides neither way, it cannot be told "
         "with these seeds. The last column is the number that is judged: points of accuracy, or a share or mean reward "
         "with three decimals.",
-        "- Of so many intervals at 95 % some miss by chance; *highest minus lowest* picks its two runs after the fact, "
-        f"which lifts it above 0. Claims marked *late* were added, or ask for more than before, since a second reading "
-        f"of the paper ({SECOND} cells had run) or a third ({THIRD}).",
+        "- Read with care: of so many intervals at 95 % some miss; an interval of no width is equal counts at "
+        f"each seed, not certainty; a margin of {MARGIN:g} is wide beside a chance of {PAIR_CHANCE:g}; *highest minus "
+        "lowest* picks its two runs after the fact, which lifts it above 0; some numbers stand under two claims.",
+        f"- {late} of the {len(claims)} claims are marked *late*: added, or asking for more than before, since a "
+        f"second reading of the paper ({SECOND} cells had run), a third ({THIRD}) or after the last cell.",
+        "- The toy preset was chosen in development on CRPO and GRPO curves of seed 0, difficulty and rounds on one "
+        "CRPO run of seed 101; all methods share them, and nothing was chosen on the study's seeds.",
         "- Shift of the advantage: by how much the auxiliary reward (CRR, or the bonus of T-GRPO or ArrowRL) moves "
         "advantages, mean absolute difference over their mean size; 0 where it cancels (App. F).",
         "- In the pictures dots are seeds and whiskers the intervals, cut at 0 and 100 %; a vertical line is CRPO's "

@@ -10,13 +10,13 @@ import json
 import math
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from toy.study_cells import CONDITIONS, FEW, PARTS, Cell, cells_of
 
 # Two-sided 95 % quantiles of Student's t, for 1, 2, ... degrees of freedom.
-T_95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
+T_95 = (12.70620, 4.302653, 3.182446, 2.776445, 2.570582, 2.446912, 2.364624, 2.306004, 2.262157)
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,8 @@ class Series:
     """Seeds that there should be."""
     lost: dict[int, tuple[str, ...]] = field(default_factory=dict)
     """Seed -> cells behind it that failed: no mean leaves them out in silence."""
+    of_start: bool = False
+    """The start's number, one model, stands at each seed."""
 
     @property
     def failed(self) -> tuple[str, ...]:
@@ -49,11 +51,11 @@ class Series:
 
     def _with(self, other: Series | float, do: Callable[[float, float], float]) -> Series:
         if not isinstance(other, Series):
-            return Series({seed: do(value, other) for seed, value in self.values.items()}, self.wanted, self.lost)
+            return replace(self, values={seed: do(value, other) for seed, value in self.values.items()})
         values = {seed: do(self.values[seed], other.values[seed]) for seed in self.values if seed in other.values}
         wanted = tuple(seed for seed in self.wanted if seed in other.wanted)
         lost = {seed: self.lost.get(seed, ()) + other.lost.get(seed, ()) for seed in wanted}
-        return Series(values, wanted, lost)
+        return Series(values, wanted, lost, self.of_start and other.of_start)
 
     def __sub__(self, other: Series | float) -> Series:
         return self._with(other, lambda a, b: a - b)
@@ -86,7 +88,7 @@ class Results:
         known = {seed: self.found[key] for seed, key in at.items() if key in self.found}
         lost = {seed: (f"{name} seed {at[seed][1]}",) for seed, result in known.items() if "error" in result}
         values = {seed: value(result, metric) for seed, result in known.items() if seed not in lost}
-        return Series(values, wanted, lost)
+        return Series(values, wanted, lost, of_start=not CONDITIONS[name].trained)
 
     def rounds(self, name: str, metric: str) -> dict[int, tuple[list[float], list[float]]]:
         """Seed -> (rollouts generated, value) where metrics.jsonl has the metric."""
