@@ -221,9 +221,9 @@ MAIN = (
     Claim("5.3 (c)", "T-GRPO's bonus stays flat: last third against first, margin 0.03", "",
           of("t_grpo", "rise:reward/temporal"), same(0.03)),
     Claim("5.3 (c)", "ArrowRL's bonus stays flat, margin 0.03", "", of("arrow_rl", "rise:reward/reverse"), same(0.03)),
-    *(Claim("5.3 (c)", f"{words} bonus stays low: below CRPO's R_CRR in the last fifth", "",
+    *(Claim("5.3 (c)", f"{LABEL[b]}'s bonus stays low: below CRPO's R_CRR in the last fifth", "",
             minus(of("crpo", "last:reward/crr_orig"), of(b, f"last:reward/{metric}")), more, late=SECOND)
-      for b, metric, words in (("t_grpo", "temporal", "T-GRPO's"), ("arrow_rl", "reverse", "ArrowRL's"))),
+      for b, metric in (("t_grpo", "temporal"), ("arrow_rl", "reverse"))),
     Claim("5.3 (c)", "CRPO's R_CRR grows", "0.09 to 0.17", of("crpo", "rise:reward/crr_orig"), more),
 )  # fmt: skip
 
@@ -263,11 +263,9 @@ APPENDIX = (
     *(Claim("A.4", f"CRPO is below chance on {_SHORT[setting]} ({PAIR_CHANCE:g} minus it)", f"{paper} below 13.3",
             lambda r, s=setting: above_chance("crpo", s)(r) * -1.0, more, late=SECOND)
       for setting, paper in (("single_frame", "7.4"), ("text_only", "1.1"))),
-    *(Claim("A.4", f"CRPO loses most of its pair accuracy on {words} (half of its own minus it)",
-            f"58.1 to {_SHORT_PAPER['crpo', setting]}", half_minus("crpo", setting), more)
-      for setting, words in _SHORT.items()),
-    *(Claim("A.4", f"The start loses most of its pair accuracy on {words} (half of its own minus it)",
-            f"50.4 to {_SHORT_PAPER['base', setting]}", half_minus("base", setting), more, late=THIRD)
+    *(Claim("A.4", f"{who} loses most of its pair accuracy on {words} (half of its own minus it)",
+            f"{full} to {_SHORT_PAPER[name, setting]}", half_minus(name, setting), more, late=late)
+      for name, who, full, late in (("crpo", "CRPO", "58.1", 0), ("base", "The start", "50.4", THIRD))
       for setting, words in _SHORT.items()),
     *(Claim("A.4", f"CRPO's accuracy is near chance on {words}, neither above nor below (minus {CHANCE:g}, margin "
             f"{MARGIN:g})", f"{paper} (chance 35.1)",
@@ -351,9 +349,8 @@ APPENDIX = (
     Claim("F.1", "ArrowRL trains as GRPO does (pair accuracy)", "-0.7 / -0.2", gap("arrow_rl", "grpo"), same()),
     Claim("F.2", "R_CRR does not cancel: it shifts CRPO's advantages by more than 1 % (its share minus 0.01)", "",
           lambda r: r.series("crpo", "shift") - 0.01, more),
-    *(Claim("F.2", f"R_CRR shifts CRPO's advantages by more than {words} bonus shifts its own", "",
-            gap("crpo", b, "shift"), more, late=LAST)
-      for b, words in (("t_grpo", "T-GRPO's"), ("arrow_rl", "ArrowRL's"))),
+    *(Claim("F.2", f"R_CRR shifts CRPO's advantages by more than {LABEL[b]}'s bonus shifts its own", "",
+            gap("crpo", b, "shift"), more, late=LAST) for b in ("t_grpo", "arrow_rl")),
     Claim("F.2", "R_behave varies within its group: fewer counterfactual than original groups without advantage "
           "(format breaks ties in both)", "",
           lambda r: r.series("crpo", "mean:group/zero_advantage_original")
@@ -362,13 +359,13 @@ APPENDIX = (
           "-1.5", gap("no_crr", "no_behave"), more, late=SECOND),
 )  # fmt: skip
 
-_UNREAD = "last:rollout/unreadable_counterfactual"
+UNREADABLE = "last:rollout/unreadable_counterfactual"
 BEYOND = (
     *(collapses("grpo", setting, "") for setting in _SHORT),
     Claim("Eq. 4", "Unreadable text is paid: R_CRR is higher in the first fifth", "",
           gap("literal_eq4", "crpo", "first:reward/crr_orig"), more, late=THIRD),
     Claim("Eq. 4", "Paid for unreadable text, the policy learns to write it (counterfactual, last fifth)", "",
-          gap("literal_eq4", "crpo", _UNREAD), more),
+          gap("literal_eq4", "crpo", UNREADABLE), more),
     Claim("Eq. 4", "Paid for unreadable text, the policy loses pair accuracy", "", gap("crpo", "literal_eq4"), more),
     Claim("router", "20 % wrong task types do harm", "", gap("crpo", "router_20"), more),
     Claim("std", "One deviation for the round beats the joint one", "", gap("std_batch", "crpo"), more),

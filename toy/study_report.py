@@ -31,6 +31,7 @@ from toy.study_claims import (
     PAIR_CHANCE,
     SECOND,
     THIRD,
+    UNREADABLE,
     UNTESTED,
     UNTOLD,
     Claim,
@@ -60,7 +61,7 @@ COLUMNS: dict[str, Mapping[str, str]] = {
         "first:reward/correct": "correct, first fifth", "last:reward/correct": "correct, last fifth",
         "mean:group/zero_advantage": "zero advantage", "shift": "shift of the advantage",
     },
-    "literal_eq4": SUMS | {"last:rollout/unreadable_counterfactual": "unreadable on counterfactuals, last fifth"},
+    "literal_eq4": SUMS | {UNREADABLE: "unreadable on counterfactuals, last fifth"},
     "std_scope": SUMS | {"shift": "shift of the advantage"},
     "no_static": SUMS | {
         f"{side}/{name}": f"{name}, {words}" for name in ("right", "agreement")
@@ -70,28 +71,26 @@ COLUMNS: dict[str, Mapping[str, str]] = {
     "long_events": SUMS | {"event_sequence/pair_acc": "event sequence, pair"},
 }  # fmt: skip
 """Part -> metric -> heading; parts that are not here have SUMS."""
+PAIR_CURVE = ("Pair accuracy, dynamic", "%", ("eval/pair_acc",))
+STATIC_CURVE = ("Accuracy, static", "%", ("eval/static/acc",))
 PANELS = (
     ("Fig. 5a: correctness reward, original", "mean reward", ("reward/correct",)),
     ("Fig. 5b: groups without advantage", "fraction of groups", ("group/zero_advantage",)),
     ("Fig. 5c: auxiliary reward", "mean reward", ("reward/temporal", "reward/reverse", "reward/crr_orig")),
-    ("Pair accuracy, dynamic", "%", ("eval/pair_acc",)),
+    PAIR_CURVE,
     ("Fig. 7: R_behave", "mean reward", ("reward/behave",)),
     ("Fig. 7: R_CRR, original branch", "mean reward", ("reward/crr_orig",)),
     ("Fig. 7: R_CRR, counterfactual branch", "mean reward", ("reward/crr_aug",)),
-    ("Accuracy, static", "%", ("eval/static/acc",)),
+    STATIC_CURVE,
 )
-BUDGETS = (
-    ("Pair accuracy, dynamic", "%", ("eval/pair_acc",)),
-    ("Accuracy, dynamic", "%", ("eval/acc",)),
-    ("Accuracy, static", "%", ("eval/static/acc",)),
-)
-"""Of the methods of Table 1, whose rollouts differ."""
+CURVES = {"table1": (PAIR_CURVE, ("Accuracy, dynamic", "%", ("eval/acc",)), STATIC_CURVE)}
+"""Part whose runs differ in rollouts -> panels of its second picture."""
 SWEPT = {
     "lambda (w_aug 0.5)": {"crpo": {0.0: "no_crr", 0.1: "lambda_0.1", 0.3: "crpo", 0.5: "lambda_0.5"}},
     "w_aug (lambda 0.3)": {"crpo": {0.0: "no_counterfactual", 0.3: "w_aug_0.3", 0.5: "crpo", 0.7: "w_aug_0.7"}},
 }
 ASKED = {
-    "literal_eq4": {"last:rollout/unreadable_counterfactual": "unreadable on counterfactuals, share"},
+    "literal_eq4": {UNREADABLE: "unreadable on counterfactuals, share"},
     "std_scope": {"shift": "shift of the advantage, share"},
     "no_static": {"b/agreement": "samples that agree, transformed, share"},
     "segment_swap": {"event_sequence/pair_acc": "pair accuracy, event sequence, %"},
@@ -202,8 +201,8 @@ def _part(name: str, part: Part, results: Results) -> str:
     lines = [f"## {part.title}", part.budget, _table(("run", *columns.values(), "rollouts"), rows)]
     if _has_picture(part, results):
         lines.append(f"![{part.title}](study/{name}.png)")
-        if name == "table1":
-            lines.append(f"![{part.title}, over rollouts](study/table1_curves.png)")
+        if name in CURVES:
+            lines.append(f"![{part.title}, over rollouts](study/{name}_curves.png)")
     return "\n\n".join(lines)
 
 
@@ -233,8 +232,11 @@ def _budget(results: Results, condition: str) -> str:
 
 def _rollouts(results: Results) -> str:
     """Rollouts of the methods of Table 1."""
-    trained = [condition for condition in PARTS["table1"].conditions if CONDITIONS[condition].trained]
-    return ", ".join(f"{CONDITIONS[condition].label} {_budget(results, condition)}" for condition in trained)
+    return ", ".join(f"{CONDITIONS[name].label} {_budget(results, name)}" for name in _trained(PARTS["table1"]))
+
+
+def _trained(part: Part) -> list[str]:
+    return [condition for condition in part.conditions if CONDITIONS[condition].trained]
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -248,14 +250,15 @@ def draw(results: Results, folder: Path) -> None:
     two = {"pair_acc": "pair accuracy, dynamic, %", "static/acc": "accuracy, static, %"}
     folder.mkdir(parents=True, exist_ok=True)
     for name, part in PARTS.items():
-        path = folder / f"{name}.png"
+        path, curves = folder / f"{name}.png", folder / f"{name}_curves.png"
         path.unlink(missing_ok=True)
+        curves.unlink(missing_ok=True)
         if not _has_picture(part, results):
             continue
+        if name in CURVES:
+            figures.over_rollouts(results, _trained(part), CURVES[name], curves)
         if name == "table1":
             figures.bars(results, part, {"pair_acc": "all dynamic"} | pair, path, chance=PAIR_CHANCE)
-            trained = [condition for condition in part.conditions if CONDITIONS[condition].trained]
-            figures.over_rollouts(results, trained, BUDGETS, folder / f"{name}_curves.png")
         elif name == "table4":
             shown = {f"{setting}pair_acc": words for setting, words in SHOWN.items()}
             figures.bars(results, part, shown, path, chance=PAIR_CHANCE)
