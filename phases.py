@@ -104,10 +104,11 @@ class Watchdog:
         self._deadline = deadline
         self._what, self._until = "the start", math.inf
         self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
         if deadline:
             store = dist.distributed_c10d._get_default_store().clone()  # a connection of its own: calls on one queue up
             self._store = dist.PrefixStore("watchdog", store)
-            threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
+            self._thread.start()
 
     def expect(self, what: str) -> None:
         """`what` begins, and has the whole deadline."""
@@ -118,7 +119,11 @@ class Watchdog:
             )
 
     def close(self) -> None:
+        """Where the deadline has passed this does not return: the thread ends the process with its own exit code, and
+        not the error of a collective whose other ranks are gone already."""
         self._closed.set()
+        if self._deadline:
+            self._thread.join()
         faulthandler.cancel_dump_traceback_later()
 
     def _watch(self) -> None:
